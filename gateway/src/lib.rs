@@ -1,1 +1,4 @@
 //! .
+
+pub mod registry;
+pub mod testing;
