@@ -234,7 +234,11 @@ impl State {
     }
 }
 
-fn series_of<N: Default>(series: &mut BTreeMap<Labels, Arc<N>>, labels: &[(&'static str, &str)], full: bool) -> Option<Arc<N>> {
+fn series_of<N: Default>(
+    series: &mut BTreeMap<Labels, Arc<N>>,
+    labels: &[(&'static str, &str)],
+    full: bool,
+) -> Option<Arc<N>> {
     let labels: Labels = labels.iter().map(|&(name, value)| (name, value.to_owned())).collect();
     if let Some(number) = series.get(&labels) {
         return Some(number.clone());
@@ -268,7 +272,10 @@ mod tests {
         assert_eq!(lost.get(), -7);
         let snapshot = metrics.snapshot();
         assert_eq!(snapshot.dropped, 1);
-        assert_eq!(snapshot.families[0].series, [Series { labels: vec![("queue", "a".into())], value: Value::Gauge(5) }]);
+        assert_eq!(
+            snapshot.families[0].series,
+            [Series { labels: vec![("queue", "a".into())], value: Value::Gauge(5) }]
+        );
     }
 
     #[test]
