@@ -1,0 +1,145 @@
+//! `[listener.*]`: an address that accepts connections.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ChainItem;
+use crate::Spanned;
+use crate::units::{Duration, HostPattern, ListenAddress, Size};
+
+/// An address that accepts connections, with its protocol settings and its own chain.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Where it listens: `"0.0.0.0:8080"`, `"[::]:8080"` (IPv4 as well), or `"unix:/path"`.
+    pub address: Spanned<ListenAddress>,
+    /// The hosts it serves; empty is any. Listeners may share an address: the most specific host wins,
+    /// and there is no fall-through to another.
+    #[serde(default)]
+    pub hosts: Vec<Spanned<HostPattern>>,
+    /// The middlewares that every request of this listener passes, in order. Default `["router"]`.
+    #[serde(default = "only_the_router")]
+    #[schemars(with = "Vec<ChainItem>")]
+    pub chain: Vec<ChainItem>,
+    /// Whether connections begin with a PROXY protocol header.
+    #[serde(default)]
+    pub proxy_protocol: Spanned<bool>,
+    /// Certificates, if it speaks TLS.
+    #[serde(default)]
+    pub tls: Option<Spanned<ListenerTls>>,
+    /// How much a client may send before it is refused.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long a client may take.
+    #[serde(default)]
+    pub timeouts: ListenerTimeouts,
+    /// Which headers tell the upstream who the client is.
+    #[serde(default)]
+    pub forwarding: Forwarding,
+}
+
+fn only_the_router() -> Vec<ChainItem> {
+    vec![ChainItem::Named(Spanned::new("router".into(), 0..0))]
+}
+
+/// Bounds on what a client may send.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The request line and all headers together.
+    pub header_size: Size,
+    /// How many headers a request may have.
+    pub headers: usize,
+    /// How many connections may be open at once.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_size: Size::from_kib(32),
+            headers: 100,
+            connections: 10_000,
+        }
+    }
+}
+
+/// Clocks of a client's connection; `"0s"` turns one off.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTimeouts {
+    /// From the first byte of a request to the end of its headers.
+    pub header: Duration,
+    /// Between two requests on one connection.
+    pub idle: Duration,
+    /// Between two pieces of a request's body.
+    pub body_idle: Duration,
+    /// From the connection to the end of the TLS handshake.
+    pub handshake: Duration,
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body_idle: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Which headers tell the upstream who the client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarding {
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    #[default]
+    X,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
+    /// Both kinds.
+    Both,
+    /// None.
+    Off,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Certificates; the one whose names fit is served.
+    pub certificates: Vec<Certificate>,
+    /// The oldest protocol version that is accepted.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// A PEM file of authorities. If given, clients must present a certificate signed by one of them.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate chain and its private key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A version of TLS.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3
+    #[serde(rename = "1.3")]
+    V1_3,
+}

@@ -1,0 +1,191 @@
+//! From text to [`File`]: each table is read on its own, so that one mistake hides no other.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+use super::{AccessLog, Admin, File, Listener, Named, Route, Service};
+use crate::decode::{Decoded, decode};
+use crate::node::{Kind, Node};
+use crate::units::Network;
+use crate::{Document, Faults, Raw, Spanned};
+
+/// The file's outline: what may stand at its top. Tables are kept unread.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[derive(Default)]
+pub(crate) struct Outline {
+    /// Networks of the proxies that may speak for a client. Default: nobody.
+    trusted_proxies: Vec<Spanned<Network>>,
+    /// How many workers serve requests, each a thread. Default: one per core.
+    workers: Option<NonZeroUsize>,
+    /// The access log.
+    access_log: AccessLog,
+    /// Addresses that accept connections.
+    listener: Tables<Listener>,
+    /// The admin listener. Default: none.
+    admin: Option<Unread<Admin>>,
+    /// Where services' instances are looked up. Services use the one called `default` unless they name another.
+    registry: Tables<Raw>,
+    /// Services that routes send to.
+    service: Tables<Service>,
+    /// Middlewares that chains list by name. Chains that list the same one share its state.
+    middleware: Tables<Raw>,
+    /// The routes.
+    route: Vec<Unread<Route>>,
+}
+
+/// A table of tables: `[listener.web]`, `[listener.internal]`.
+struct Tables<T>(Vec<(Spanned<String>, Unread<T>)>);
+
+/// A table that is read later, for its own report.
+struct Unread<T>(Node, PhantomData<T>);
+
+impl File {
+    /// Reads a file and finds everything that is wrong with it.
+    ///
+    /// There is a `File` only if everything could be read; the faults may then still hold warnings,
+    /// and errors that concern its meaning: ask [`Faults::has_errors`] before using it.
+    pub fn parse(name: &str, text: &str) -> (Option<Self>, Faults) {
+        let mut faults = Faults::new();
+        let document = Document::parse(name, text, &mut faults);
+        if faults.has_errors() {
+            return (None, faults);
+        }
+        let file = Self::read_tables(document, &mut faults);
+        (file, faults)
+    }
+
+    fn read_tables(document: Document, faults: &mut Faults) -> Option<Self> {
+        let read = decode::<Outline>(&document.root, "the file", &document, faults);
+        let mut reading = Reading {
+            document: &document,
+            faults,
+            whole: read.whole,
+        };
+        let outline = read.value?;
+        let mut listeners = reading.tables("listener", outline.listener);
+        for item in listeners.iter_mut().flat_map(|it| &mut it.value.chain) {
+            item.settle(&document);
+        }
+        let mut registries = reading.tables("registry", outline.registry);
+        let services = reading.tables("service", outline.service);
+        let mut middlewares = reading.tables("middleware", outline.middleware);
+        for raw in registries.iter_mut().chain(&mut middlewares) {
+            raw.value.settle(&document);
+        }
+        let admin = outline.admin.and_then(|it| reading.table("`admin`", &it));
+        let routes = outline.route.into_iter().enumerate();
+        let routes = routes
+            .filter_map(|(position, it)| reading.route(position, &it))
+            .collect();
+        let whole = reading.whole;
+        let file = Self {
+            trusted_proxies: outline.trusted_proxies.iter().map(|it| it.get()).collect(),
+            workers: outline.workers,
+            access_log: outline.access_log,
+            listeners,
+            admin,
+            registries,
+            services,
+            middlewares,
+            routes,
+            document: document.clone(),
+        };
+        whole.then_some(file)
+    }
+}
+
+struct Reading<'a> {
+    document: &'a Document,
+    faults: &'a mut Faults,
+    whole: bool,
+}
+
+impl Reading<'_> {
+    fn table<T: DeserializeOwned>(&mut self, whom: &str, table: &Unread<T>) -> Option<T> {
+        let Decoded { value, whole } = decode(&table.0, whom, self.document, self.faults);
+        self.whole &= whole;
+        value
+    }
+
+    fn tables<T: DeserializeOwned>(&mut self, kind: &str, tables: Tables<T>) -> Vec<Named<T>> {
+        let mut named = Vec::new();
+        for (name, table) in tables.0 {
+            let whom = format!("{kind} `{name}`");
+            let place = self.document.place(&name.span);
+            if let Some(value) = self.table(&whom, &table) {
+                named.push(Named { name, value, place });
+            }
+        }
+        named
+    }
+
+    fn route(&mut self, position: usize, table: &Unread<Route>) -> Option<Route> {
+        let whom = match table.0.get("name").map(|name| &name.kind) {
+            Some(Kind::String(name)) => format!("route `{name}`"),
+            _ => format!("route #{}", position + 1),
+        };
+        let mut route = self.table(&whom, table)?;
+        route.settle(self.document, table.0.span.clone(), position);
+        Some(route)
+    }
+}
+
+impl<T> Default for Tables<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Tables<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pairs = crate::units::Pairs::deserialize(deserializer)?;
+        Ok(Self(pairs.0))
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Unread<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Node::deserialize(deserializer)?, PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Tables<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Tables_of_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<T>(),
+        })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Unread<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}

@@ -1,0 +1,27 @@
+//! Guessing what a misspelt name was meant to be.
+
+/// The candidate that `given` was most likely meant to be, if any is near enough to be worth saying.
+///
+/// ```
+/// use portcullis_config::did_you_mean;
+/// assert_eq!(did_you_mean("ofice", ["office", "trace"]), Some("office"));
+/// assert_eq!(did_you_mean("zebra", ["office", "trace"]), None);
+/// ```
+pub fn did_you_mean<'a>(
+    given: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let folded = given.to_lowercase().replace('-', "_");
+    // A third of the letters may be wrong: enough for a slip, too little for another word.
+    let slips = folded.chars().count().div_ceil(3).min(3);
+    candidates
+        .into_iter()
+        .filter(|candidate| *candidate != given)
+        .map(|candidate| {
+            let other = candidate.to_lowercase().replace('-', "_");
+            (strsim::damerau_levenshtein(&folded, &other), candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= slips && *distance < candidate.chars().count())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,29 @@
+//! Values as people write them: durations and sizes with units, networks, hosts, header text, secrets.
+//!
+//! Every type here reads itself from TOML, says what is wrong in a sentence, and knows its JSON
+//! Schema. Plugins use them in their settings.
+
+mod address;
+mod collections;
+mod duration;
+mod header;
+mod host;
+mod network;
+mod percent;
+mod regex;
+mod secret;
+mod size;
+mod written;
+
+pub use address::{InstanceAddress, ListenAddress};
+pub use collections::{OneOrMany, Pairs};
+pub use duration::Duration;
+pub use header::{HeaderName, HeaderText, Method};
+pub use host::HostPattern;
+pub use network::Network;
+pub use percent::Percent;
+pub use regex::Regex;
+pub use secret::Secret;
+pub use size::Size;
+
+pub(crate) use written::written;
