@@ -38,6 +38,11 @@ impl Raw {
         }
     }
 
+    /// A whole document as the settings of one plugin, for tests and examples: there is no `type` in it.
+    pub fn whole(name: &str, document: &Document) -> Self {
+        Self { node: (*document.root).clone(), ..Self::bare(name, 0..document.text.len(), document.place(&(0..0))) }
+    }
+
     /// Reads the table as the plugin's own type.
     ///
     /// `whom` names the table in the reports: ``middleware `office` (ip_whitelist)``. Every key that

@@ -1,4 +1,32 @@
-//! .
+//! The plugin API of Portcullis and the middlewares that ship with it.
+//!
+//! A middleware is one struct: its fields are its settings in the TOML file, its [`Plugin`] implementation turns them
+//! into a [`RouteLayer`]. The smallest shape that fits is the right one: a [`Guard`] decides and is gone, an [`Around`]
+//! sees the answer too, [`RouteLayer::tower`] takes any tower layer.
+//!
+//! This crate knows no sockets and no registry. Requests come to it from the gateway and leave it towards the gateway.
 
+pub mod exchange;
+pub mod follow;
+pub mod layer;
 pub mod metrics;
 pub mod ip_set;
+pub mod plugin;
+pub mod rejection;
+pub mod router;
+pub mod testing;
+
+pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};
+pub use layer::{Around, Guard, Next, Request, Response, RouteLayer, Running};
+pub use plugin::{BuildError, Context, Plugin, PluginRow};
+pub use rejection::{Cause, Rejection};
+
+/// Everything a plugin usually needs, in one `use`.
+pub mod prelude {
+    pub use crate::{
+        Around, BuildError, Cause, Context, Exchange, Guard, Next, Plugin, Rejection, Request, Response, RouteLayer,
+    };
+    pub use portcullis_config::units::{Duration, HeaderName, HeaderText, Network, Percent, Secret, Size};
+    pub use schemars::{self, JsonSchema};
+    pub use serde::{self, Deserialize};
+}

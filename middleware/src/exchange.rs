@@ -1,0 +1,333 @@
+//! What one request and its answer leave behind for whoever comes later.
+//!
+//! The edge makes one [`Exchange`] per request and puts it into the request's extensions. Middlewares read the client's
+//! address and the request id from it; the router notes the route, the proxy every attempt; the access log, metrics and
+//! traces read it all when the answer is over.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, StatusCode};
+use portcullis_config::Place;
+
+use crate::{Cause, Rejection, Request};
+
+/// Who sent the request, found once by the edge and used by everything after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address. IPv4-mapped IPv6 is already plain IPv4.
+    pub ip: IpAddr,
+    /// How the address was found.
+    pub origin: Origin,
+    /// The other end of the connection, which is the client itself or the last proxy before us.
+    pub peer: SocketAddr,
+    /// Whether that peer is one of `trusted_proxies`, so that what it says of others is believed.
+    pub peer_is_trusted: bool,
+}
+
+/// How a client's address was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The other end of the connection.
+    Peer,
+    /// The source that a trusted peer named by the PROXY protocol.
+    ProxyProtocol,
+    /// This entry of `Forwarded` (RFC 7239), counted from the left, starting at 0.
+    Forwarded(u16),
+    /// This entry of `X-Forwarded-For`, counted from the left, starting at 0.
+    XForwardedFor(u16),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Peer => f.write_str("peer"),
+            Origin::ProxyProtocol => f.write_str("proxy_protocol"),
+            Origin::Forwarded(index) => write!(f, "forwarded[{index}]"),
+            Origin::XForwardedFor(index) => write!(f, "x_forwarded_for[{index}]"),
+        }
+    }
+}
+
+/// A route as others see it: its name and where it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// Its name, or `#3` for the third route of the file.
+    pub name: String,
+    /// Where the file declares it.
+    pub place: Place,
+}
+
+/// The route that won, and what its match captured. Rides in the request's extensions once the router has decided.
+#[derive(Debug, Clone)]
+pub struct MatchedRoute {
+    /// The route.
+    pub route: Arc<RouteInfo>,
+    /// How many bytes at the start of the path the very match that matched calls its prefix (0 without one).
+    pub prefix: usize,
+    /// What the path pattern's captures stand for, in the pattern's order, still percent-encoded.
+    pub captures: Vec<(Arc<str>, String)>,
+}
+
+impl MatchedRoute {
+    /// What a capture of the path pattern stands for, still percent-encoded.
+    pub fn capture(&self, name: &str) -> Option<&str> {
+        self.captures.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One try to send one request to one instance.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// 1 for the first.
+    pub number: u32,
+    /// The service asked for.
+    pub service: Arc<str>,
+    /// The instance's address. Never shown to clients.
+    pub instance: Arc<str>,
+    /// When the attempt began.
+    pub started: Instant,
+    /// Whether it used a connection that was open already.
+    pub reused: bool,
+    /// How long it took to get a connection.
+    pub connect: Option<Duration>,
+    /// How long after its start the head of the answer was there.
+    pub first_byte: Option<Duration>,
+    /// How long after its start it was over, with the last byte of the answer or with its failure.
+    pub end: Option<Duration>,
+    /// The status the instance answered with.
+    pub status: Option<StatusCode>,
+    /// The answer's `Content-Length`, or the bytes that came.
+    pub bytes: Option<u64>,
+    /// Why it failed.
+    pub cause: Option<Cause>,
+}
+
+/// Puts a header of its own on every attempt: each one upstream is a hop of its own in a trace.
+pub trait StampAttempt: Send + Sync + 'static {
+    /// Called with the headers of attempt `number` (1 for the first) just before they are sent.
+    fn stamp(&self, number: u32, headers: &mut HeaderMap);
+}
+
+/// What the edge knows when a request arrives.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Who sent it; `None` if that cannot be told, so that whoever asks must refuse.
+    pub client: Option<Client>,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The port the listener has, for redirects.
+    pub port: Option<u16>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Whether this is only asked about (`portcullis explain`): nothing may be counted, logged or sent.
+    pub rehearsal: bool,
+}
+
+/// One request and its answer. Cloning shares it.
+#[derive(Clone)]
+pub struct Exchange(Arc<Inner>);
+
+struct Inner {
+    arrival: Arrival,
+    started: Instant,
+    started_at: SystemTime,
+    method: Method,
+    grpc: bool,
+    request_id: OnceLock<String>,
+    trace_id: OnceLock<String>,
+    route: OnceLock<Arc<RouteInfo>>,
+    service: OnceLock<Arc<str>>,
+    upstream: Mutex<Upstream>,
+}
+
+#[derive(Default)]
+struct Upstream {
+    attempts: Vec<Attempt>,
+    stamps: Vec<Arc<dyn StampAttempt>>,
+}
+
+impl Exchange {
+    /// The exchange of a request that has just arrived. [`Exchange::attach`] puts it on the request.
+    pub fn new(arrival: Arrival, request: &Request) -> Self {
+        let grpc = request.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        });
+        Self(Arc::new(Inner {
+            arrival,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            method: request.method().clone(),
+            grpc,
+            request_id: OnceLock::new(),
+            trace_id: OnceLock::new(),
+            route: OnceLock::new(),
+            service: OnceLock::new(),
+            upstream: Mutex::default(),
+        }))
+    }
+
+    /// Puts this exchange into a request's extensions.
+    pub fn attach(&self, request: &mut Request) {
+        request.extensions_mut().insert(self.clone());
+    }
+
+    /// The exchange a request belongs to.
+    ///
+    /// A request that came around the edge has none; it gets one without a client, so that whoever decides by the
+    /// client's address refuses.
+    pub fn of(request: &Request) -> Cow<'_, Exchange> {
+        match request.extensions().get::<Exchange>() {
+            Some(exchange) => Cow::Borrowed(exchange),
+            None => {
+                let arrival = Arrival { client: None, listener: "".into(), port: None, scheme: "http", rehearsal: false };
+                Cow::Owned(Exchange::new(arrival, request))
+            }
+        }
+    }
+
+    /// Who sent the request. Unknown is a refusal: nothing that decides by address may guess.
+    pub fn client(&self) -> Result<&Client, Rejection> {
+        self.0.arrival.client.as_ref().ok_or_else(|| Rejection::new(Cause::Internal).detail("the client's address is unknown"))
+    }
+
+    /// The name of the listener that took the request.
+    pub fn listener(&self) -> &Arc<str> {
+        &self.0.arrival.listener
+    }
+
+    /// The port of the listener that took the request.
+    pub fn listener_port(&self) -> Option<u16> {
+        self.0.arrival.port
+    }
+
+    /// `http` or `https`, as the client spoke it.
+    pub fn scheme(&self) -> &'static str {
+        self.0.arrival.scheme
+    }
+
+    /// Whether this is only asked about: nothing may be counted, logged or sent.
+    pub fn is_rehearsal(&self) -> bool {
+        self.0.arrival.rehearsal
+    }
+
+    /// When the request arrived.
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    /// When the request arrived, by the calendar.
+    pub fn started_at(&self) -> SystemTime {
+        self.0.started_at
+    }
+
+    /// The method as the client sent it.
+    pub fn method(&self) -> &Method {
+        &self.0.method
+    }
+
+    /// Whether the client speaks gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.0.grpc
+    }
+
+    /// The request's id: the one that was [settled](Exchange::settle_request_id), else a random one made on first use.
+    pub fn request_id(&self) -> &str {
+        self.0.request_id.get_or_init(|| format!("{:032x}", fastrand::u128(..)))
+    }
+
+    /// Takes over an id that came with the request. The first one stays.
+    pub fn settle_request_id(&self, id: String) {
+        let _ = self.0.request_id.set(id);
+    }
+
+    /// The trace the request belongs to, if a tracing middleware said so.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.0.trace_id.get().map(String::as_str)
+    }
+
+    /// Notes the trace the request belongs to. The first one stays.
+    pub fn settle_trace_id(&self, id: String) {
+        let _ = self.0.trace_id.set(id);
+    }
+
+    /// The route that won.
+    pub fn route(&self) -> Option<&Arc<RouteInfo>> {
+        self.0.route.get()
+    }
+
+    /// Notes the route that won. The first one stays.
+    pub fn settle_route(&self, route: Arc<RouteInfo>) {
+        let _ = self.0.route.set(route);
+    }
+
+    /// The service the request was sent to.
+    pub fn service(&self) -> Option<&Arc<str>> {
+        self.0.service.get()
+    }
+
+    /// Notes the service the request is sent to, even if no instance of it can be tried. The first one stays.
+    pub fn settle_service(&self, service: Arc<str>) {
+        let _ = self.0.service.set(service);
+    }
+
+    /// Asks to put a header on every attempt upstream.
+    pub fn stamp_attempts(&self, stamp: Arc<dyn StampAttempt>) {
+        self.upstream().stamps.push(stamp);
+    }
+
+    /// Begins an attempt: stamps its headers and returns its number.
+    pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, headers: &mut HeaderMap) -> u32 {
+        let mut upstream = self.upstream();
+        let number = upstream.attempts.len() as u32 + 1;
+        for stamp in &upstream.stamps {
+            stamp.stamp(number, headers);
+        }
+        upstream.attempts.push(Attempt {
+            number,
+            service,
+            instance,
+            started: Instant::now(),
+            reused: false,
+            connect: None,
+            first_byte: None,
+            end: None,
+            status: None,
+            bytes: None,
+            cause: None,
+        });
+        number
+    }
+
+    /// Notes something about an attempt that [`begin_attempt`](Exchange::begin_attempt) numbered.
+    pub fn note_attempt(&self, number: u32, note: impl FnOnce(&mut Attempt)) {
+        if let Some(attempt) = self.upstream().attempts.get_mut((number as usize).wrapping_sub(1)) {
+            note(attempt);
+        }
+    }
+
+    /// Every attempt so far.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.upstream().attempts.clone()
+    }
+
+    /// Reads the attempts without copying them.
+    pub fn with_attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
+        read(&self.upstream().attempts)
+    }
+
+    fn upstream(&self) -> MutexGuard<'_, Upstream> {
+        // Only this request's own tasks ever meet here, and nothing that holds the lock can panic half-way.
+        self.0.upstream.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("arrival", &self.0.arrival).field("method", &self.0.method).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+//! Follows a file: tells when its content has changed.
+//!
+//! Editors rename, Kubernetes swaps a symlink, network mounts send no events at all. So the *directory* is watched, any
+//! event in it is only a hint, a slow poll stands beside the hints, and what counts is whether the content differs.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tracing::debug;
+
+/// Writers need several system calls; a hint is looked at once they had this long.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How often the file is looked at without a hint.
+const POLL: Duration = Duration::from_secs(5);
+
+/// A file that is followed.
+pub struct Follow {
+    path: PathBuf,
+    seen: Option<u64>,
+    hints: mpsc::Receiver<()>,
+    // Dropping it ends the hints. `None` where the system has no events; the poll remains.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Follow {
+    /// Follows a file whose present content is known already. Call it before reading, so that no change falls between.
+    pub fn new(path: &Path) -> Self {
+        // One hint says as much as many.
+        let (hint, hints) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |_| {
+            let _ = hint.try_send(());
+        })
+        .and_then(|mut watcher| {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            watcher.watch(directory, RecursiveMode::NonRecursive).map(|()| watcher)
+        })
+        .inspect_err(|error| debug!(path = %path.display(), %error, "no file events here; polling only"))
+        .ok();
+        Self { seen: std::fs::read(path).ok().map(|content| digest(&content)), path: path.to_owned(), hints, _watcher: watcher }
+    }
+
+    /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.
+    ///
+    /// Cancel safe: a change that was not returned is found again.
+    pub async fn changed(&mut self) -> Vec<u8> {
+        let mut poll = interval_at(Instant::now() + POLL, POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut hinting = self._watcher.is_some();
+        loop {
+            tokio::select! {
+                hint = self.hints.recv(), if hinting => match hint {
+                    Some(()) => sleep(SETTLE).await,
+                    None => hinting = false,
+                },
+                _ = poll.tick() => {}
+            }
+            let Ok(content) = tokio::fs::read(&self.path).await else { continue };
+            let digest = digest(&content);
+            if self.seen != Some(digest) {
+                self.seen = Some(digest);
+                return content;
+            }
+        }
+    }
+}
+
+fn digest(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_told_with_the_new_content() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "old").expect("written");
+        let mut follow = Follow::new(&path);
+        fs::write(&path, "new").expect("written");
+        assert_eq!(follow.changed().await, b"new");
+    }
+
+    #[tokio::test]
+    async fn an_editors_rename_and_a_symlink_swap_are_changes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("one"), "1").expect("written");
+        fs::write(at("two"), "2").expect("written");
+        std::os::unix::fs::symlink(at("one"), at("list")).expect("linked");
+        let mut follow = Follow::new(&at("list"));
+
+        std::os::unix::fs::symlink(at("two"), at("next")).expect("linked");
+        fs::rename(at("next"), at("list")).expect("renamed");
+        assert_eq!(follow.changed().await, b"2");
+
+        fs::write(at("three"), "3").expect("written");
+        fs::rename(at("three"), at("list")).expect("renamed");
+        assert_eq!(follow.changed().await, b"3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_content_again_is_no_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "same").expect("written");
+        let mut follow = Follow::new(&path);
+        fs::write(&path, "same").expect("written");
+        let waited = tokio::time::timeout(Duration::from_secs(60), follow.changed()).await;
+        assert!(waited.is_err(), "nothing changed");
+    }
+}
