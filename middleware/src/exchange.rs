@@ -23,9 +23,10 @@ pub struct Client {
     pub ip: IpAddr,
     /// How the address was found.
     pub origin: Origin,
-    /// The other end of the connection, which is the client itself or the last proxy before us.
+    /// Who sent us this request: the client itself or the last proxy before us. It is the other end of the connection, or
+    /// whom a trusted load balancer named by the PROXY protocol.
     pub peer: SocketAddr,
-    /// Whether that peer is one of `trusted_proxies`, so that what it says of others is believed.
+    /// Whether that peer is one of `trusted_proxies`, so that the headers it sent are believed.
     pub peer_is_trusted: bool,
 }
 

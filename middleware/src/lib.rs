@@ -6,11 +6,13 @@
 //!
 //! This crate knows no sockets and no registry. Requests come to it from the gateway and leave it towards the gateway.
 
+pub mod client;
 pub mod exchange;
 pub mod follow;
+pub mod ip_set;
+pub mod ip_whitelist;
 pub mod layer;
 pub mod metrics;
-pub mod ip_set;
 pub mod plugin;
 pub mod rejection;
 pub mod router;

@@ -130,13 +130,14 @@ pub struct Rejection {
     cause: Cause,
     status: StatusCode,
     detail: Option<Cow<'static, str>>,
+    note: Option<Cow<'static, str>>,
     headers: Option<Box<HeaderMap>>,
 }
 
 impl Rejection {
     /// A refusal with the cause's own status.
     pub fn new(cause: Cause) -> Self {
-        Self { cause, status: cause.status(), detail: None, headers: None }
+        Self { cause, status: cause.status(), detail: None, note: None, headers: None }
     }
 
     /// Another status than the cause's own.
@@ -150,6 +151,13 @@ impl Rejection {
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// A sentence for the access log, which the client never sees: who was refused, and what decided.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<Cow<'static, str>>) -> Self {
+        self.note = Some(note.into());
         self
     }
 
@@ -175,6 +183,11 @@ impl Rejection {
     /// The status the client sees.
     pub fn code(&self) -> StatusCode {
         self.status
+    }
+
+    /// The sentence for the access log.
+    pub fn noted(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The rejection that a response carries, if the gateway made that response itself.
