@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
 use crate::{Cause, Rejection, Request};
@@ -110,8 +110,8 @@ pub struct Attempt {
 
 /// Puts a header of its own on every attempt: each one upstream is a hop of its own in a trace.
 pub trait StampAttempt: Send + Sync + 'static {
-    /// Called with the headers of attempt `number` (1 for the first) just before they are sent.
-    fn stamp(&self, number: u32, headers: &mut HeaderMap);
+    /// Called with the target and the headers of attempt `number` (1 for the first) just before they are sent.
+    fn stamp(&self, number: u32, target: &Uri, headers: &mut HeaderMap);
 }
 
 /// What the edge knows when a request arrives.
@@ -281,12 +281,13 @@ impl Exchange {
         self.upstream().stamps.push(stamp);
     }
 
-    /// Begins an attempt: stamps its headers and returns its number.
-    pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, headers: &mut HeaderMap) -> u32 {
+    /// Begins an attempt: stamps its headers and returns its number. `target` is what the instance is asked for, after
+    /// all rewriting; with a scheme if that is not plain `http`.
+    pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, target: &Uri, headers: &mut HeaderMap) -> u32 {
         let mut upstream = self.upstream();
         let number = upstream.attempts.len() as u32 + 1;
         for stamp in &upstream.stamps {
-            stamp.stamp(number, headers);
+            stamp.stamp(number, target, headers);
         }
         upstream.attempts.push(Attempt {
             number,
