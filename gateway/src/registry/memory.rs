@@ -11,15 +11,44 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Instance, InstanceId, Registration, Registry, RegistryError, Service, ServiceName};
+use super::{
+    BuildError, Instance, InstanceId, Registration, Registry, RegistryContext, RegistryError, RegistryPlugin, Service,
+    ServiceName,
+};
+
+/// Keeps instances in the gateway's memory.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// How many instances fit.
+    instances: NonZeroUsize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { instances: NonZeroUsize::new(10_000).expect("not zero") }
+    }
+}
+
+impl RegistryPlugin for Memory {
+    const NAME: &'static str = "memory";
+    const EXAMPLE: &'static str = "instances = 10000";
+
+    fn build(self, _: &RegistryContext) -> Result<Arc<dyn Registry>, BuildError> {
+        Ok(Arc::new(MemoryRegistry::new(self.instances.get())))
+    }
+}
 
 /// A registry that lives in the gateway's memory.
 #[derive(Debug, Clone)]

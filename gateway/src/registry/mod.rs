@@ -12,20 +12,28 @@
 
 mod backoff;
 pub mod conformance;
+pub mod consul;
 mod directory;
+pub mod file;
+mod http;
 pub mod live;
 #[cfg(test)]
 mod live_tests;
 pub mod memory;
+mod plugin;
 mod service;
 pub mod static_;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
+pub use portcullis_middleware::BuildError;
+
 pub use directory::Missing;
 pub use live::{Live, LiveService, Snapshot, Standing};
-pub use service::{Address, Instance, InstanceId, Invalid, Registration, Service, ServiceName};
+pub use plugin::{RegistryContext, RegistryPlugin, RegistryRow};
+pub use portcullis_config::units::InstanceAddress as Address;
+pub use service::{Instance, InstanceId, Invalid, Registration, Service, ServiceName};
 
 /// What every registry can do.
 ///

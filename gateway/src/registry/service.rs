@@ -3,11 +3,11 @@
 use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_config::units::{self, InstanceAddress as Address};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess};
@@ -42,14 +42,26 @@ pub struct Instance {
 }
 
 /// An instance on its way into a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// As JSON: `{ "service": "orders", "instance": "10.0.0.7:80", "ttl": "10s" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Registration {
     /// The service it joins.
     pub service: ServiceName,
     /// The instance itself.
     pub instance: Instance,
     /// How long it stays unless it registers again; for ever if not given.
+    #[serde(default, deserialize_with = "ttl")]
     pub ttl: Option<Duration>,
+}
+
+/// A time to live of nothing would be a registration that is none.
+fn ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match Option::<units::Duration>::deserialize(deserializer)? {
+        Some(ttl) if ttl.get().is_zero() => Err(de::Error::custom("a time to live must be longer than nothing")),
+        ttl => Ok(ttl.map(units::Duration::get)),
+    }
 }
 
 impl Instance {
@@ -67,10 +79,16 @@ impl Instance {
 }
 
 impl FromStr for Instance {
-    type Err = Invalid;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, String> {
         text.parse().map(Self::at)
+    }
+}
+
+impl From<portcullis_config::Instance> for Instance {
+    fn from(written: portcullis_config::Instance) -> Self {
+        Self { weight: written.weight, ..Self::at(written.address) }
     }
 }
 
@@ -139,86 +157,6 @@ impl JsonSchema for Instance {
     }
 }
 
-/// Where an instance listens: an IP address or a name, and a port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    /// `10.0.0.7:80`, `[2001:db8::7]:80`
-    Ip(SocketAddr),
-    /// `orders.internal:80`, looked up when a connection is made.
-    Name(Arc<str>, u16),
-}
-
-impl Address {
-    /// Joins a host, which is an IP address or a name, and a port.
-    pub fn new(host: &str, port: u16) -> Result<Self, Invalid> {
-        if port == 0 {
-            return Err(Invalid(format!("`{host}:0` names no port")));
-        }
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let ip = match bare {
-            Some(bare) => bare.parse().map(IpAddr::V6),
-            None => host.parse(),
-        };
-        if let Ok(ip) = ip {
-            return Ok(Self::Ip((ip, port).into()));
-        }
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        // A name that ends in digits is an address with a slip in it: `10.0.0.256`.
-        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or("");
-        let numeric = last.chars().all(|c| c.is_ascii_digit());
-        if host.len() > 253 || !host.chars().all(fits) || numeric {
-            return Err(Invalid(format!("`{host}` is neither an IP address nor a host name")));
-        }
-        Ok(Self::Name(host.to_ascii_lowercase().into(), port))
-    }
-
-    /// The port, never zero.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        match self {
-            Self::Ip(address) => address.port(),
-            Self::Name(_, port) => *port,
-        }
-    }
-
-    /// The host without the port: `10.0.0.7`, `2001:db8::7`, `orders.internal`.
-    #[must_use]
-    pub fn host(&self) -> Cow<'_, str> {
-        match self {
-            Self::Ip(address) => address.ip().to_string().into(),
-            Self::Name(host, _) => Cow::Borrowed(host),
-        }
-    }
-}
-
-impl FromStr for Address {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = || Invalid(format!("`{text}` is not an address; write `host:port`, as in `10.0.0.7:80`"));
-        let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
-        if host.parse::<Ipv6Addr>().is_ok() {
-            return Err(Invalid(format!("`{text}` is ambiguous; write `[{host}]:{port}`")));
-        }
-        Self::new(host, port.parse().map_err(|_| invalid())?)
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Self::Ip(address)
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Name(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
 /// What a service is called: 1 to 255 characters, no slashes, no control characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName(Arc<str>);
@@ -227,16 +165,18 @@ impl FromStr for ServiceName {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        // `.` and `..` would climb in a registry's URL, however they are escaped.
-        if matches!(text, "." | "..") {
-            return Err(Invalid(format!("`{text}` cannot be the name of a service")));
+        // Names go into the URLs of registries, where these would climb, however they are escaped.
+        if matches!(text, "." | "..") || text.contains(['/', '\\']) {
+            return Err(Invalid(format!(
+                "the name of a service has no slashes in it, and is not `.` or `..`: {text:?}"
+            )));
         }
         word("the name of a service", text).map(Self)
     }
 }
 
 /// What tells an instance from all others in its registry: 1 to 255 characters, none of them control
-/// characters or slashes.
+/// characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(Arc<str>);
 
@@ -244,9 +184,6 @@ impl FromStr for InstanceId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if matches!(text, "." | "..") {
-            return Err(Invalid(format!("`{text}` cannot be the id of an instance")));
-        }
         word("the id of an instance", text).map(Self)
     }
 }
@@ -255,8 +192,8 @@ fn word(what: &str, text: &str) -> Result<Arc<str>, Invalid> {
     if text.is_empty() || text.chars().count() > 255 {
         return Err(Invalid(format!("{what} has 1 to 255 characters")));
     }
-    if text.contains(|c: char| c.is_control() || matches!(c, '/' | '\\')) {
-        return Err(Invalid(format!("{what} has no slashes or control characters in it: {text:?}")));
+    if text.contains(char::is_control) {
+        return Err(Invalid(format!("{what} has no control characters in it: {text:?}")));
     }
     Ok(text.into())
 }
@@ -301,13 +238,6 @@ macro_rules! word {
             }
         }
 
-        written!($name, { "type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^/\\]*$" });
-    };
-}
-
-/// Written as text wherever it is written.
-macro_rules! written {
-    ($name:ident, $schema:tt) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -327,7 +257,7 @@ macro_rules! written {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
+                json_schema!({ "type": "string", "minLength": 1, "maxLength": 255 })
             }
         }
     };
@@ -335,39 +265,10 @@ macro_rules! written {
 
 word!(ServiceName);
 word!(InstanceId);
-written!(Address, { "type": "string", "pattern": "^.+:[0-9]{1,5}$" });
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_reads_back_as_it_was_written() {
-        for text in ["10.0.0.7:80", "[2001:db8::7]:8080", "orders.internal:9001", "localhost:1"] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        assert_eq!("Orders:80".parse::<Address>().unwrap().host(), "orders");
-        assert_eq!("[::1]:80".parse::<Address>().unwrap().host(), "::1");
-    }
-
-    #[test]
-    fn what_is_no_address_says_how_to_write_one() {
-        for (text, hint) in [
-            ("10.0.0.7", "write `host:port`"),
-            ("orders:http", "write `host:port`"),
-            ("orders:0", "names no port"),
-            ("orders:65536", "write `host:port`"),
-            ("10.0.0.256:80", "neither an IP address nor a host name"),
-            ("user@orders:80", "neither an IP address nor a host name"),
-            (":80", "neither an IP address nor a host name"),
-            ("http://orders:80", "neither an IP address nor a host name"),
-            ("[10.0.0.7]:80", "neither an IP address nor a host name"),
-            ("::1:80", "write `[::1]:80`"),
-        ] {
-            let error = text.parse::<Address>().unwrap_err().to_string();
-            assert!(error.contains(hint), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn a_name_cannot_climb_or_break_a_line() {
@@ -376,6 +277,23 @@ mod tests {
         }
         for text in ["orders", "go.micro.srv.greeter", "größe", &"x".repeat(255)] {
             assert_eq!(text.parse::<ServiceName>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_registration_reads_from_json() {
+        let read = serde_json::from_str::<Registration>;
+        let full = r#"{"service":"orders","instance":{"id":"a","address":"b:1","weight":3},"ttl":"10s"}"#;
+        let full = read(full).unwrap();
+        assert_eq!((full.instance.weight, full.ttl), (3, Some(Duration::from_secs(10))));
+        assert_eq!(read(r#"{"service":"orders","instance":"b:1"}"#).unwrap().ttl, None);
+        for wrong in [
+            r#"{"service":"orders","instance":"b:1","ttl":"0s"}"#,
+            r#"{"service":"orders","instance":"b:1","ttl":10}"#,
+            r#"{"service":"..","instance":"b:1"}"#,
+            r#"{"service":"orders","instance":"b:1","tll":"1s"}"#,
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -397,7 +315,7 @@ mod tests {
 
         for (wrong, hint) in [
             (r#"instances = [{ adress = "b:1" }]"#, "adress"),
-            (r#"instances = ["b"]"#, "write `host:port`"),
+            (r#"instances = ["b"]"#, "has no port"),
             ("instances = [7]", "an address such as"),
         ] {
             let error = toml::from_str::<File>(wrong).err().unwrap().to_string();

@@ -9,17 +9,33 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
-use super::{Instance, Registry, RegistryError, Service, ServiceName};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{BuildError, Instance, Registry, RegistryContext, RegistryError, RegistryPlugin, Service, ServiceName};
 
 /// Services that are written down once and for all.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Static {
+    /// The instances behind each name.
     services: BTreeMap<ServiceName, Vec<Instance>>,
+}
+
+impl RegistryPlugin for Static {
+    const NAME: &'static str = "static";
+    const EXAMPLE: &'static str =
+        r#"services = { orders = ["127.0.0.1:9001", { address = "127.0.0.1:9002", weight = 2 }], idle = [] }"#;
+
+    fn build(self, _: &RegistryContext) -> Result<Arc<dyn Registry>, BuildError> {
+        Ok(Arc::new(self))
+    }
 }
 
 impl Static {
@@ -29,7 +45,7 @@ impl Static {
         Self { services }
     }
 
-    fn get(&self, name: &ServiceName) -> Result<Service, RegistryError> {
+    pub(super) fn get(&self, name: &ServiceName) -> Result<Service, RegistryError> {
         let instances = self.services.get(name).cloned();
         let instances = instances.ok_or_else(|| RegistryError::NotFound(name.clone()))?;
         Ok(Service { name: name.clone(), instances })
@@ -54,8 +70,6 @@ impl Registry for Static {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::registry::conformance::{self, Abilities};
 
