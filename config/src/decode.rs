@@ -47,88 +47,108 @@ pub(crate) fn decode<T: DeserializeOwned>(
             break;
         }
     }
-    Decoded {
-        value: None,
-        whole: false,
+    Decoded { value: None, whole: false }
+}
+
+/// What is left of a table or list after a cut may not make sense; that fault is known already.
+fn follows_from_a_cut(misfit: &Misfit, path: &[Step], node: &Node) -> bool {
+    let Some(node) = node.find(path) else {
+        return false;
+    };
+    let is_hole = |node: &Node| matches!(node.kind, Kind::Hole);
+    match (&misfit.what, &node.kind) {
+        (What::Missing { key }, _) => node.get(key).is_some_and(is_hole),
+        (What::UnknownKey { .. } | What::UnknownWord { .. }, _) => false,
+        (_, Kind::Table(entries)) => entries.iter().any(|(_, value)| is_hole(value)),
+        (_, Kind::List(items)) => items.iter().any(is_hole),
+        _ => false,
     }
 }
 
-/// A key is missing because it was cut out: its fault is known already.
-fn follows_from_a_cut(misfit: &Misfit, path: &[Step], node: &Node) -> bool {
-    let What::Missing { key } = misfit.what else {
-        return false;
-    };
-    let hole = node.find(path).and_then(|table| table.get(key));
-    hole.is_some_and(|node| matches!(node.kind, Kind::Hole))
-}
-
-fn report(
-    misfit: &Misfit,
-    path: &[Step],
-    root: &Node,
-    whom: &str,
-    document: &Document,
-    faults: &mut Faults,
-) {
+fn report(misfit: &Misfit, path: &[Step], root: &Node, whom: &str, document: &Document, faults: &mut Faults) {
     let node = root.find(path).unwrap_or(root);
-    let span = match (misfit.on_key, path.split_last()) {
-        (true, Some((Step::Key(key), parents))) => {
-            let parent = root.find(parents).unwrap_or(root);
-            let found = parent.entries().iter().find(|(name, _)| name.value == *key);
-            found.map_or(node.span.clone(), |(name, _)| name.span.clone())
-        }
-        _ => node.span.clone(),
-    };
+    let parents = path.split_last().map_or(path, |(_, parents)| parents);
     let subject = subject(path, whom);
     match &misfit.what {
-        What::Said(said) => {
-            faults.error(document, span, said);
-        }
-        What::WrongType { expected } => {
-            let said = format!("{subject} must be {}, not {}", plain(expected), node.noun());
-            faults.error(document, span, said);
-        }
-        What::WrongValue { expected } => {
-            faults.error(
-                document,
-                span,
-                format!("{subject} must be {}", plain(expected)),
-            );
-        }
-        What::WrongLength { expected } => {
-            faults.error(
-                document,
-                span,
-                format!("{subject} must be {}", plain(expected)),
-            );
-        }
-        What::UnknownKey { key, known } => {
-            let parents = path.split_last().map_or(path, |(_, parents)| parents);
-            let owner = owner(parents, whom);
-            let mut known: Vec<&str> = known.to_vec();
+        What::UnknownKey { key, known } | What::UnknownWord { word: key, known } if misfit.on_key => {
+            let mut known = known.to_vec();
             known.sort_unstable();
-            let guess = did_you_mean(key, known.iter().copied());
-            let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
-            let said = format!("unknown key `{key}`{}", guess.unwrap_or_default());
+            let owner = owner(parents, whom);
             let label = match known.as_slice() {
                 [] => format!("{owner} takes no keys"),
                 known => format!("{owner} takes: {}", known.join(", ")),
             };
+            let span = key_span(root, path);
+            let said = format!("unknown key `{key}`{}", guess(key, &known));
             faults.error(document, span, said).label(label);
         }
-        What::UnknownWord { word, known } => {
-            let guess = did_you_mean(word, known.iter().copied());
-            let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
-            let said = format!("{subject} cannot be `{word}`{}", guess.unwrap_or_default());
+        What::Said(said) if misfit.on_key => {
+            faults.error(document, key_span(root, path), said);
+        }
+        What::Said(said) => {
+            faults.error(document, node.span.clone(), said);
+        }
+        What::WrongType { expected } => {
+            let said = format!("{subject} must be {}, not {}", plain(expected), node.noun());
+            let fault = faults.error(document, node.span.clone(), said);
+            if let Some(help) = brackets(path, node) {
+                fault.help(help);
+            }
+        }
+        What::WrongValue { expected } | What::WrongLength { expected } => {
+            let not = match &node.kind {
+                Kind::Integer(Some(number)) => format!(", not {number}"),
+                Kind::Float(number) => format!(", not {number}"),
+                _ => String::new(),
+            };
+            let said = format!("{subject} must be {}{not}", plain(expected));
+            faults.error(document, node.span.clone(), said);
+        }
+        What::UnknownKey { key: word, known } | What::UnknownWord { word, known } => {
+            let said = format!("{subject} cannot be `{word}`{}", guess(word, known));
             let label = format!("one of: {}", known.join(", "));
-            faults.error(document, span, said).label(label);
+            faults.error(document, node.span.clone(), said).label(label);
         }
         What::Missing { key } => {
             let owner = owner(path, whom);
-            faults
-                .error(document, span, format!("`{key}` is missing"))
-                .label(format!("{owner} needs `{key}`"));
+            let said = format!("`{key}` is missing");
+            let fault = faults.error(document, node.span.clone(), said);
+            fault.label(format!("{owner} needs `{key}`"));
+            let others = node.entries().iter().map(|(name, _)| name.value.as_str());
+            if let Some(slip) = did_you_mean(key, others) {
+                fault.help(format!("there is a `{slip}`; did you mean `{key}`?"));
+            }
         }
+    }
+}
+
+fn guess(given: &str, known: &[&str]) -> String {
+    let guess = did_you_mean(given, known.iter().copied());
+    guess.map_or_else(String::new, |guess| format!("; did you mean `{guess}`?"))
+}
+
+/// Where the key at the end of a path was written.
+fn key_span(root: &Node, path: &[Step]) -> std::ops::Range<usize> {
+    let Some((Step::Key(key), parents)) = path.split_last() else {
+        return root.span.clone();
+    };
+    let parent = root.find(parents).unwrap_or(root);
+    let mut entries = parent.entries().iter();
+    let found = entries.find(|(name, _)| name.value == *key);
+    found.map_or_else(|| parent.span.clone(), |(name, _)| name.span.clone())
+}
+
+/// `[route]` and `[[route]]` are easily confused, and the words "table" and "list" do not help.
+fn brackets(path: &[Step], node: &Node) -> Option<String> {
+    let [Step::Key(key)] = path else {
+        return None;
+    };
+    match (&node.kind, key.as_str()) {
+        (Kind::Table(_), "route") => Some("write `[[route]]` for every route".into()),
+        (Kind::List(_), "listener" | "registry" | "service" | "middleware") => {
+            Some(format!("give it a name: `[{key}.NAME]`"))
+        }
+        _ => None,
     }
 }
 
@@ -151,9 +171,13 @@ fn owner(path: &[Step], whom: &str) -> String {
             Step::Index(_) => None,
         })
         .collect();
+    let item = match path {
+        [.., Step::Index(_)] => "an item of ",
+        _ => "",
+    };
     match keys.as_slice() {
-        [] => whom.to_owned(),
-        keys => format!("`{}` of {whom}", keys.join(".")),
+        [] => format!("{item}{whom}"),
+        keys => format!("{item}`{}` of {whom}", keys.join(".")),
     }
 }
 

@@ -1,11 +1,19 @@
 //! What is wrong with a file, said where it is wrong.
 
+mod render;
+
 use std::ops::Range;
+
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
 
 use crate::{Document, Place};
 
+/// How many faults are printed; whoever has more starts with these.
+const MOST_SHOWN: usize = 100;
+
 /// How bad a fault is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// The file cannot be used.
@@ -72,22 +80,12 @@ impl Faults {
     }
 
     /// Notes an error at a place.
-    pub fn error(
-        &mut self,
-        document: &Document,
-        span: Range<usize>,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub fn error(&mut self, document: &Document, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {
         self.note(Level::Error, Some(document), span, message.into())
     }
 
     /// Notes a warning at a place.
-    pub fn warning(
-        &mut self,
-        document: &Document,
-        span: Range<usize>,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub fn warning(&mut self, document: &Document, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {
         self.note(Level::Warning, Some(document), span, message.into())
     }
 
@@ -127,28 +125,84 @@ impl Faults {
 
     /// Whether the file must be refused.
     pub fn has_errors(&self) -> bool {
-        self.errors().next().is_some()
+        self.list.iter().any(|fault| fault.level == Level::Error)
     }
 
-    /// The errors, in the order found.
+    /// The errors, by document and position.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.list.iter().filter(|fault| fault.level == Level::Error)
+        self.of(Level::Error)
     }
 
-    /// The warnings, in the order found.
+    /// The warnings, by document and position.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
-        self.list
-            .iter()
-            .filter(|fault| fault.level == Level::Warning)
+        self.of(Level::Warning)
     }
 
-    /// All of them as text for a terminal.
-    pub fn render(&self, _colour: bool) -> String {
-        let mut out = String::new();
+    fn of(&self, level: Level) -> impl Iterator<Item = &Diagnostic> {
+        let all = self.ordered().into_iter();
+        all.filter(move |fault| fault.level == level)
+    }
+
+    /// As a reader goes through them: what has no place first, then document by document, each from
+    /// top to bottom. What was found twice is said once.
+    fn ordered(&self) -> Vec<&Diagnostic> {
+        let mut documents: Vec<&str> = Vec::new();
+        let mut keyed: Vec<((usize, usize), &Diagnostic)> = Vec::new();
         for fault in &self.list {
-            out.push_str(&fault.message);
+            let Some(document) = &fault.document else {
+                keyed.push(((0, 0), fault));
+                continue;
+            };
+            let known = documents.iter().position(|name| **name == *document.name);
+            let nth = known.unwrap_or_else(|| {
+                documents.push(&document.name);
+                documents.len() - 1
+            });
+            keyed.push(((nth + 1, fault.span.start), fault));
+        }
+        keyed.sort_by_key(|(key, _)| *key);
+        let mut list: Vec<_> = keyed.into_iter().map(|(_, fault)| fault).collect();
+        list.dedup_by(|one, other| one.message == other.message && one.span == other.span && one.level == other.level);
+        list
+    }
+
+    /// All of them as text for a terminal, the way a compiler prints them, with the count at the end.
+    pub fn render(&self, colour: bool) -> String {
+        let list = self.ordered();
+        let mut out = String::new();
+        for fault in list.iter().take(MOST_SHOWN) {
+            out.push_str(&render::fault(fault, colour));
+            out.push_str("\n\n");
+        }
+        if let Some(more) = list.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
+            out.push_str(&format!("… and {more} more\n\n"));
+        }
+        if !list.is_empty() {
+            out.push_str(&render::summary(&list));
             out.push('\n');
         }
         out
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = self.place();
+        let file = self.document.as_ref().map(|document| &document.name);
+        let mut object = serializer.serialize_struct("Diagnostic", 7)?;
+        object.serialize_field("level", &self.level)?;
+        object.serialize_field("message", &self.message)?;
+        object.serialize_field("file", &file)?;
+        object.serialize_field("line", &place.map(|place| place.line))?;
+        object.serialize_field("column", &place.map(|place| place.column))?;
+        object.serialize_field("label", &self.label)?;
+        object.serialize_field("help", &self.help)?;
+        object.end()
+    }
+}
+
+impl Serialize for Faults {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.ordered())
     }
 }

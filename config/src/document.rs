@@ -24,11 +24,8 @@ impl Document {
     /// Reads TOML as far as it can be read; every syntax error becomes a fault.
     pub fn parse(name: &str, text: &str, faults: &mut Faults) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let document = Self {
-            name: name.into(),
-            text: text.into(),
-            root: Arc::new(Node::table(table.get_ref(), 0..text.len())),
-        };
+        let document =
+            Self { name: name.into(), text: text.into(), root: Arc::new(Node::table(table.get_ref(), 0..text.len())) };
         for error in errors {
             let span = error.span().unwrap_or_default();
             faults.error(&document, span, error.message());
@@ -42,8 +39,13 @@ impl Document {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Place {
             line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
+            column: before[line_start..].trim_start_matches('\u{feff}').chars().count() + 1,
         }
+    }
+
+    /// The text without a byte order mark, which is no character of the first line.
+    pub(crate) fn visible_text(&self) -> &str {
+        self.text.strip_prefix('\u{feff}').unwrap_or(&self.text)
     }
 
     /// The nearest character boundary at or before `offset`.

@@ -12,6 +12,7 @@
 //!                     └─ Raw::decode::<Plugin>
 //! ```
 
+mod check;
 mod decode;
 mod diagnostic;
 mod document;

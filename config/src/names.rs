@@ -7,10 +7,7 @@
 /// assert_eq!(did_you_mean("ofice", ["office", "trace"]), Some("office"));
 /// assert_eq!(did_you_mean("zebra", ["office", "trace"]), None);
 /// ```
-pub fn did_you_mean<'a>(
-    given: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = given.to_lowercase().replace('-', "_");
     // A third of the letters may be wrong: enough for a slip, too little for another word.
     let slips = folded.chars().count().div_ceil(3).min(3);

@@ -50,27 +50,19 @@ impl Node {
             .collect();
         // toml hands the keys out sorted by name.
         entries.sort_by_key(|(key, _)| key.span.start);
-        Self {
-            kind: Kind::Table(entries),
-            span,
-        }
+        Self { kind: Kind::Table(entries), span }
     }
 
     fn value(value: &DeValue<'_>, span: Range<usize>) -> Self {
         let kind = match value {
             DeValue::String(text) => Kind::String(text.to_string()),
-            DeValue::Integer(number) => {
-                Kind::Integer(i128::from_str_radix(number.as_str(), number.radix()).ok())
-            }
+            DeValue::Integer(number) => Kind::Integer(i128::from_str_radix(number.as_str(), number.radix()).ok()),
             DeValue::Float(number) => Kind::Float(number.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(yes) => Kind::Boolean(*yes),
             DeValue::Datetime(moment) => Kind::Datetime(moment.to_string()),
-            DeValue::Array(items) => Kind::List(
-                items
-                    .iter()
-                    .map(|item| Node::value(item.get_ref(), item.span()))
-                    .collect(),
-            ),
+            DeValue::Array(items) => {
+                Kind::List(items.iter().map(|item| Node::value(item.get_ref(), item.span())).collect())
+            }
             DeValue::Table(table) => return Node::table(table, span),
         };
         Self { kind, span }
@@ -102,14 +94,13 @@ impl Node {
     }
 
     fn find_mut(&mut self, path: &[Step]) -> Option<&mut Node> {
-        path.iter()
-            .try_fold(self, |node, step| match (&mut node.kind, step) {
-                (Kind::Table(entries), Step::Key(key)) => entries
-                    .iter_mut()
-                    .find_map(|(name, value)| (name.value == *key).then_some(value)),
-                (Kind::List(items), Step::Index(index)) => items.get_mut(*index),
-                _ => None,
-            })
+        path.iter().try_fold(self, |node, step| match (&mut node.kind, step) {
+            (Kind::Table(entries), Step::Key(key)) => {
+                entries.iter_mut().find_map(|(name, value)| (name.value == *key).then_some(value))
+            }
+            (Kind::List(items), Step::Index(index)) => items.get_mut(*index),
+            _ => None,
+        })
     }
 
     /// Leaves a hole where `path` leads. False if it was one already, or leads nowhere.
@@ -208,11 +199,7 @@ pub(crate) enum What {
 
 impl Misfit {
     fn new(what: What) -> Self {
-        Self {
-            what,
-            steps: Vec::new(),
-            on_key: false,
-        }
+        Self { what, steps: Vec::new(), on_key: false }
     }
 
     fn under(mut self, step: Step) -> Self {
@@ -300,19 +287,14 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Kind::Float(number) => visitor.visit_f64(*number),
             Kind::Boolean(yes) => visitor.visit_bool(*yes),
             Kind::List(items) => {
-                let mut walk = Items {
-                    items: items.iter().enumerate(),
-                };
+                let mut walk = Items { items: items.iter().enumerate() };
                 let value = visitor.visit_seq(&mut walk)?;
                 if walk.next().is_some() {
                     return Err(de::Error::invalid_length(items.len(), &"fewer items"));
                 }
                 Ok(value)
             }
-            Kind::Table(entries) => visitor.visit_map(Entries {
-                entries: entries.iter(),
-                value: None,
-            }),
+            Kind::Table(entries) => visitor.visit_map(Entries { entries: entries.iter(), value: None }),
             Kind::Hole => visitor.visit_unit(),
         }
     }
@@ -321,11 +303,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -351,17 +329,13 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         match &self.0.kind {
             Kind::String(word) => visitor.visit_enum(word.as_str().into_deserializer()),
             Kind::Table(entries) => {
-                let mut entries = entries
-                    .iter()
-                    .filter(|(_, value)| !matches!(value.kind, Kind::Hole));
+                let mut entries = entries.iter().filter(|(_, value)| !matches!(value.kind, Kind::Hole));
                 match (entries.next(), entries.next()) {
                     (Some((key, value)), None) => visitor.visit_enum(Choice { key, value }),
                     _ => Err(de::Error::custom("must be a table with exactly one key")),
                 }
             }
-            _ => Err(Misfit::new(What::WrongType {
-                expected: "a string".into(),
-            })),
+            _ => Err(Misfit::new(What::WrongType { expected: "a string".into() })),
         }
     }
 
@@ -385,24 +359,18 @@ struct Items<'de> {
 
 impl<'de> Items<'de> {
     fn next(&mut self) -> Option<(usize, &'de Node)> {
-        self.items
-            .find(|(_, item)| !matches!(item.kind, Kind::Hole))
+        self.items.find(|(_, item)| !matches!(item.kind, Kind::Hole))
     }
 }
 
 impl<'de> de::SeqAccess<'de> for &mut Items<'de> {
     type Error = Misfit;
 
-    fn next_element_seed<T: de::DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Misfit> {
+    fn next_element_seed<T: de::DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Misfit> {
         let Some((index, item)) = self.next() else {
             return Ok(None);
         };
-        seed.deserialize(Reader(item))
-            .map(Some)
-            .map_err(|misfit| misfit.under(Step::Index(index)))
+        seed.deserialize(Reader(item)).map(Some).map_err(|misfit| misfit.under(Step::Index(index)))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -418,28 +386,17 @@ struct Entries<'de> {
 impl<'de> de::MapAccess<'de> for Entries<'de> {
     type Error = Misfit;
 
-    fn next_key_seed<K: de::DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Misfit> {
-        self.value = self
-            .entries
-            .find(|(_, value)| !matches!(value.kind, Kind::Hole));
+    fn next_key_seed<K: de::DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
+        self.value = self.entries.find(|(_, value)| !matches!(value.kind, Kind::Hole));
         let Some((key, _)) = self.value else {
             return Ok(None);
         };
-        seed.deserialize(KeyReader(key))
-            .map(Some)
-            .map_err(|misfit| misfit.on_key(key))
+        seed.deserialize(KeyReader(key)).map(Some).map_err(|misfit| misfit.on_key(key))
     }
 
-    fn next_value_seed<V: de::DeserializeSeed<'de>>(
-        &mut self,
-        seed: V,
-    ) -> Result<V::Value, Misfit> {
+    fn next_value_seed<V: de::DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
         let (key, value) = self.value.expect("a value is asked for after its key");
-        seed.deserialize(Reader(value))
-            .map_err(|misfit| misfit.under(Step::Key(key.value.clone())))
+        seed.deserialize(Reader(value)).map_err(|misfit| misfit.under(Step::Key(key.value.clone())))
     }
 }
 
@@ -454,11 +411,7 @@ impl<'de> Deserializer<'de> for KeyReader<'de> {
         visitor.visit_borrowed_str(&self.0.value)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -508,13 +461,8 @@ impl<'de> de::EnumAccess<'de> for Choice<'de> {
     type Error = Misfit;
     type Variant = Self;
 
-    fn variant_seed<V: de::DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), Misfit> {
-        let variant = seed
-            .deserialize(KeyReader(self.key))
-            .map_err(|misfit| misfit.on_key(self.key))?;
+    fn variant_seed<V: de::DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Misfit> {
+        let variant = seed.deserialize(KeyReader(self.key)).map_err(|misfit| misfit.on_key(self.key))?;
         Ok((variant, self))
     }
 }
@@ -533,10 +481,7 @@ impl<'de> de::VariantAccess<'de> for Choice<'de> {
         Err(de::Error::custom(said))
     }
 
-    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, Misfit> {
+    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
         let value = seed.deserialize(Reader(self.value));
         self.inside(value)
     }
@@ -546,11 +491,7 @@ impl<'de> de::VariantAccess<'de> for Choice<'de> {
         self.inside(value)
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
         let value = Reader(self.value).deserialize_map(visitor);
         self.inside(value)
     }

@@ -1,14 +1,14 @@
 //! A table whose type is open: its keys belong to a plugin that this crate does not know.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error, MapAccess};
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::node::{Kind, Node};
+use crate::node::{Kind, Node, Table};
 use crate::{Document, Faults, Place, Spanned, decode};
 
 /// A `[middleware.x]`, a `[registry.x]` or an inline table in a chain, kept as it was written.
@@ -31,10 +31,7 @@ impl Raw {
             type_name: Spanned::new(name.to_owned(), span.clone()),
             span: span.clone(),
             place,
-            node: Node {
-                kind: Kind::Table(Vec::new()),
-                span,
-            },
+            node: Node { kind: Kind::Table(Vec::new()), span },
         }
     }
 
@@ -47,12 +44,7 @@ impl Raw {
     ///
     /// `whom` names the table in the reports: ``middleware `office` (ip_whitelist)``. Every key that
     /// does not fit becomes a fault, and then there is no value.
-    pub fn decode<T: DeserializeOwned>(
-        &self,
-        whom: &str,
-        document: &Document,
-        faults: &mut Faults,
-    ) -> Option<T> {
+    pub fn decode<T: DeserializeOwned>(&self, whom: &str, document: &Document, faults: &mut Faults) -> Option<T> {
         let decoded = decode::decode(&self.node, whom, document, faults);
         decoded.value.filter(|_| decoded.whole)
     }
@@ -86,32 +78,22 @@ impl Raw {
         out
     }
 
-    fn from_node<E: Error>(mut node: Node) -> Result<Self, E> {
-        let Kind::Table(entries) = &mut node.kind else {
-            return Err(E::custom("this must be a table with a `type`"));
+    /// Reads a table whose own place is not known here.
+    pub(crate) fn from_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut type_name = None;
+        let mut entries = Table::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            if key.value == "type" {
+                type_name = Some(map.next_value::<Spanned<String>>()?);
+            } else {
+                entries.push((key, map.next_value()?));
+            }
+        }
+        let Some(type_name) = type_name else {
+            return Err(A::Error::missing_field("type"));
         };
-        let Some(at) = entries.iter().position(|(key, _)| key.value == "type") else {
-            return Err(E::missing_field("type"));
-        };
-        let (_, value) = entries.remove(at);
-        let Kind::String(name) = value.kind else {
-            return Err(E::custom(format!(
-                "`type` must be a string, not {}",
-                value.noun()
-            )));
-        };
-        Ok(Self {
-            type_name: Spanned::new(name, value.span),
-            span: node.span.clone(),
-            place: Place::default(),
-            node,
-        })
-    }
-
-    /// Reads the rest of a table whose place is not known yet.
-    pub(crate) fn from_map<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        let kind = Kind::deserialize(MapAccessDeserializer::new(map))?;
-        Self::from_node(Node { kind, span: 0..0 })
+        let node = Node { kind: Kind::Table(entries), span: 0..0 };
+        Ok(Self { type_name, span: 0..0, place: Place::default(), node })
     }
 
     pub(crate) fn placed(mut self, span: Range<usize>) -> Self {
@@ -154,7 +136,30 @@ impl From<usize> for Step {
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_node(Node::deserialize(deserializer)?)
+        struct Unplaced(Raw);
+
+        impl<'de> Deserialize<'de> for Unplaced {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_map(OpenTable)
+            }
+        }
+
+        struct OpenTable;
+
+        impl<'de> Visitor<'de> for OpenTable {
+            type Value = Unplaced;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table with a `type`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Unplaced, A::Error> {
+                Raw::from_map(map).map(Unplaced)
+            }
+        }
+
+        let Spanned { value, span } = Spanned::<Unplaced>::deserialize(deserializer)?;
+        Ok(value.0.placed(span))
     }
 }
 

@@ -58,11 +58,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            header_size: Size::from_kib(32),
-            headers: 100,
-            connections: 10_000,
-        }
+        Self { header_size: Size::from_kib(32), headers: 100, connections: 10_000 }
     }
 }
 
@@ -131,9 +127,7 @@ pub struct Certificate {
 }
 
 /// A version of TLS.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersion {
     /// TLS 1.2
     #[default]

@@ -9,8 +9,9 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::pattern;
 use crate::Spanned;
-use crate::units::{HeaderName, HostPattern, Method, Network, Pairs, Regex};
+use crate::units::{HeaderName, HostPattern, Method, Network, Pairs, Regex, written};
 
 /// What a request must be; every key that is given must hold, and an empty table wants every request.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -47,14 +48,15 @@ pub enum PathMatch {
     Regex(Regex),
 }
 
-/// The forms of a path that need a key.
+/// The forms of a path that need a key; exactly one of them.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum PathTable {
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+struct PathTable {
     /// This path and everything below it: `/a` is `/a` and `/a/…`, never `/ab`.
-    Prefix(String),
+    prefix: Option<PathPrefix>,
     /// An expression that the whole path must match.
-    Regex(Regex),
+    regex: Option<Regex>,
 }
 
 impl<'de> Deserialize<'de> for PathMatch {
@@ -65,19 +67,23 @@ impl<'de> Deserialize<'de> for PathMatch {
             type Value = PathMatch;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "a path such as \"/orders/{id}\", { prefix = \"…\" } or { regex = \"…\" }",
-                )
+                f.write_str("a path such as \"/orders/{id}\", { prefix = \"…\" } or { regex = \"…\" }")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<PathMatch, E> {
+                pattern::check(text).map_err(E::custom)?;
                 Ok(PathMatch::Pattern(text.to_owned()))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PathMatch, A::Error> {
-                match PathTable::deserialize(MapAccessDeserializer::new(map))? {
-                    PathTable::Prefix(prefix) => Ok(PathMatch::Prefix(prefix)),
-                    PathTable::Regex(regex) => Ok(PathMatch::Regex(regex)),
+                let table = PathTable::deserialize(MapAccessDeserializer::new(map))?;
+                match (table.prefix, table.regex) {
+                    (Some(prefix), None) => Ok(PathMatch::Prefix(prefix.0)),
+                    (None, Some(regex)) => Ok(PathMatch::Regex(regex)),
+                    (Some(_), Some(_)) => Err(A::Error::custom("`prefix` and `regex` exclude each other")),
+                    (None, None) => {
+                        Err(A::Error::custom("a path is a string, { prefix = \"…\" } or { regex = \"…\" }"))
+                    }
                 }
             }
         }
@@ -85,6 +91,26 @@ impl<'de> Deserialize<'de> for PathMatch {
         deserializer.deserialize_any(Either)
     }
 }
+
+/// Literal segments; a slash at the end is ignored.
+struct PathPrefix(String);
+
+impl std::str::FromStr for PathPrefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        pattern::check_prefix(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+written!(PathPrefix, expecting: "a path such as \"/shop\"", schema: { "type": "string", "pattern": "^/" });
 
 impl JsonSchema for PathMatch {
     fn schema_name() -> Cow<'static, str> {
@@ -115,14 +141,15 @@ pub enum ValueMatch {
     Present(bool),
 }
 
-/// The forms of a value that need a key.
+/// The forms of a value that need a key; exactly one of them.
 #[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum ValueTable {
+#[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+struct ValueTable {
     /// An expression that the whole value must match.
-    Regex(Regex),
+    regex: Option<Regex>,
     /// Whether it is there at all.
-    Present(bool),
+    present: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for ValueMatch {
@@ -141,9 +168,14 @@ impl<'de> Deserialize<'de> for ValueMatch {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ValueMatch, A::Error> {
-                match ValueTable::deserialize(MapAccessDeserializer::new(map))? {
-                    ValueTable::Regex(regex) => Ok(ValueMatch::Regex(regex)),
-                    ValueTable::Present(present) => Ok(ValueMatch::Present(present)),
+                let table = ValueTable::deserialize(MapAccessDeserializer::new(map))?;
+                match (table.regex, table.present) {
+                    (Some(regex), None) => Ok(ValueMatch::Regex(regex)),
+                    (None, Some(present)) => Ok(ValueMatch::Present(present)),
+                    (Some(_), Some(_)) => Err(A::Error::custom("`regex` and `present` exclude each other")),
+                    (None, None) => {
+                        Err(A::Error::custom("a value is a string, { regex = \"…\" } or { present = true }"))
+                    }
                 }
             }
         }
@@ -178,9 +210,7 @@ impl JsonSchema for ValueMatch {
 }
 
 /// One table or a list of them, each with its place.
-pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Match>, D::Error> {
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Match>, D::Error> {
     struct Matches(Vec<Spanned<Match>>, Option<Match>);
 
     impl<'de> Deserialize<'de> for Matches {
@@ -208,10 +238,7 @@ pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
         }
     }
 
-    let placed = |one: Spanned<Match>| Match {
-        span: one.span,
-        ..one.value
-    };
+    let placed = |one: Spanned<Match>| Match { span: one.span, ..one.value };
     let Spanned { value, span } = Spanned::<Matches>::deserialize(deserializer)?;
     let Matches(many, one) = value;
     let one = one.map(|one| Spanned::new(one, span));

@@ -5,6 +5,7 @@
 mod listener;
 mod matching;
 mod parse;
+pub(crate) mod pattern;
 mod route;
 mod service;
 
@@ -17,16 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Document, Place, Raw, Spanned};
 
-pub use listener::{
-    Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, TlsVersion,
-};
+pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, TlsVersion};
 pub use matching::{Match, PathMatch, ValueMatch};
-pub use route::{
-    Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky,
-};
-pub use service::{
-    Balance, Health, Instance, Protocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls,
-};
+pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};
+pub use service::{Balance, Health, Instance, Protocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls};
 
 /// Everything that one file says, in file order.
 #[derive(Clone, Debug)]
@@ -51,6 +46,18 @@ pub struct File {
     pub middlewares: Vec<Named<Raw>>,
     /// `[[route]]`
     pub routes: Vec<Route>,
+}
+
+impl File {
+    /// Every item of every chain: of listeners, of routes, and of the parts of splits.
+    pub fn chains(&self) -> impl Iterator<Item = &ChainItem> {
+        let listeners = self.listeners.iter().flat_map(|it| &it.value.chain);
+        let routes = self.routes.iter().flat_map(|route| {
+            let parts = route.split.iter().flat_map(|split| &split.value);
+            route.chain.iter().chain(parts.flat_map(|part| &part.chain))
+        });
+        listeners.chain(routes)
+    }
 }
 
 /// A table and the name it was given: `[listener.web]`.

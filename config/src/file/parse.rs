@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::{AccessLog, Admin, File, Listener, Named, Route, Service};
+use crate::check::{Known, check};
 use crate::decode::{Decoded, decode};
 use crate::node::{Kind, Node};
 use crate::units::Network;
@@ -61,13 +62,20 @@ impl File {
     }
 
     fn read_tables(document: Document, faults: &mut Faults) -> Option<Self> {
-        let read = decode::<Outline>(&document.root, "the file", &document, faults);
+        let Decoded { value, whole } = decode::<Outline>(&document.root, "the file", &document, faults);
+        let outline = value?;
         let mut reading = Reading {
+            known: Known {
+                listeners: outline.listener.names(),
+                registries: outline.registry.names(),
+                services: outline.service.names(),
+                torn: !whole,
+                ..Known::default()
+            },
             document: &document,
             faults,
-            whole: read.whole,
+            whole,
         };
-        let outline = read.value?;
         let mut listeners = reading.tables("listener", outline.listener);
         for item in listeners.iter_mut().flat_map(|it| &mut it.value.chain) {
             item.settle(&document);
@@ -78,12 +86,10 @@ impl File {
         for raw in registries.iter_mut().chain(&mut middlewares) {
             raw.value.settle(&document);
         }
-        let admin = outline.admin.and_then(|it| reading.table("`admin`", &it));
+        let admin = outline.admin.and_then(|it| reading.table("`admin`", &it).value);
         let routes = outline.route.into_iter().enumerate();
-        let routes = routes
-            .filter_map(|(position, it)| reading.route(position, &it))
-            .collect();
-        let whole = reading.whole;
+        let routes = routes.filter_map(|(position, it)| reading.route(position, &it)).collect();
+        let Reading { whole, known, .. } = reading;
         let file = Self {
             trusted_proxies: outline.trusted_proxies.iter().map(|it| it.get()).collect(),
             workers: outline.workers,
@@ -96,6 +102,7 @@ impl File {
             routes,
             document: document.clone(),
         };
+        check(&file, &known, &outline.trusted_proxies, faults);
         whole.then_some(file)
     }
 }
@@ -103,26 +110,42 @@ impl File {
 struct Reading<'a> {
     document: &'a Document,
     faults: &'a mut Faults,
+    known: Known,
     whole: bool,
 }
 
 impl Reading<'_> {
-    fn table<T: DeserializeOwned>(&mut self, whom: &str, table: &Unread<T>) -> Option<T> {
-        let Decoded { value, whole } = decode(&table.0, whom, self.document, self.faults);
-        self.whole &= whole;
-        value
+    fn table<T: DeserializeOwned>(&mut self, whom: &str, table: &Unread<T>) -> Decoded<T> {
+        let decoded = decode(&table.0, whom, self.document, self.faults);
+        self.whole &= decoded.whole;
+        decoded
     }
 
     fn tables<T: DeserializeOwned>(&mut self, kind: &str, tables: Tables<T>) -> Vec<Named<T>> {
         let mut named = Vec::new();
         for (name, table) in tables.0 {
             let whom = format!("{kind} `{name}`");
-            let place = self.document.place(&name.span);
-            if let Some(value) = self.table(&whom, &table) {
-                named.push(Named { name, value, place });
+            if !matches!(table.0.kind, Kind::Table(_)) {
+                self.nameless(kind, &name, &table.0);
+                continue;
             }
+            let Decoded { value, whole } = self.table(&whom, &table);
+            if !whole && kind == "service" {
+                self.known.torn_services.insert(name.value.clone());
+            }
+            let place = self.document.place(&name.span);
+            named.extend(value.map(|value| Named { name, value, place }));
         }
         named
+    }
+
+    /// `[middleware]` with keys in it, where `[middleware.office]` was meant.
+    fn nameless(&mut self, kind: &str, name: &Spanned<String>, node: &Node) {
+        self.whole = false;
+        let said = format!("{kind} `{name}` must be a table, not {}", node.noun());
+        self.faults
+            .error(self.document, name.span.clone(), said)
+            .help(format!("every {kind} has a name: write `[{kind}.NAME]`"));
     }
 
     fn route(&mut self, position: usize, table: &Unread<Route>) -> Option<Route> {
@@ -130,9 +153,19 @@ impl Reading<'_> {
             Some(Kind::String(name)) => format!("route `{name}`"),
             _ => format!("route #{}", position + 1),
         };
-        let mut route = self.table(&whom, table)?;
+        let Decoded { value, whole } = self.table(&whom, table);
+        if !whole {
+            self.known.torn_routes.insert(position);
+        }
+        let mut route = value?;
         route.settle(self.document, table.0.span.clone(), position);
         Some(route)
+    }
+}
+
+impl<T> Tables<T> {
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.value.clone()).collect()
     }
 }
 

@@ -241,11 +241,7 @@ pub struct Respond {
 
 impl Default for Respond {
     fn default() -> Self {
-        Self {
-            status: Spanned::new(200, 0..0),
-            headers: Pairs::default(),
-            body: String::new(),
-        }
+        Self { status: Spanned::new(200, 0..0), headers: Pairs::default(), body: String::new() }
     }
 }
 
@@ -270,14 +266,7 @@ pub struct Redirect {
 
 impl Default for Redirect {
     fn default() -> Self {
-        Self {
-            scheme: None,
-            host: None,
-            port: None,
-            path: None,
-            prefix: None,
-            status: Spanned::new(302, 0..0),
-        }
+        Self { scheme: None, host: None, port: None, path: None, prefix: None, status: Spanned::new(302, 0..0) }
     }
 }
 

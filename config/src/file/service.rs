@@ -77,9 +77,7 @@ impl<'de> Deserialize<'de> for Instance {
             type Value = Instance;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "an address such as \"10.0.0.7:9001\", or a table with `address` and `weight`",
-                )
+                f.write_str("an address such as \"10.0.0.7:9001\", or a table with `address` and `weight`")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Instance, E> {
@@ -89,10 +87,7 @@ impl<'de> Deserialize<'de> for Instance {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Instance, A::Error> {
                 let table = InstanceTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Instance {
-                    address: table.address,
-                    weight: table.weight,
-                })
+                Ok(Instance { address: table.address, weight: table.weight })
             }
         }
 
@@ -192,11 +187,7 @@ pub struct ServiceTimeouts {
 
 impl Default for ServiceTimeouts {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(1),
-            first_byte: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
-        }
+        Self { connect: Duration::from_secs(1), first_byte: Duration::from_secs(30), idle: Duration::from_secs(60) }
     }
 }
 
@@ -248,10 +239,12 @@ impl<'de> Deserialize<'de> for RetryOn {
                 match word {
                     "connect" => Ok(RetryOn::Connect),
                     "reset" => Ok(RetryOn::Reset),
-                    _ if word.parse::<u16>().is_ok() => Err(E::custom(format!(
-                        "a status is a number: write {word} without quotes"
+                    _ if word.parse::<u16>().is_ok() => {
+                        Err(E::custom(format!("a status is a number: write {word} without quotes")))
+                    }
+                    _ => Err(E::custom(format!(
+                        "`{word}` is no reason to try again; write \"connect\", \"reset\" or a status such as 503"
                     ))),
-                    _ => Err(E::unknown_variant(word, &["connect", "reset"])),
                 }
             }
 

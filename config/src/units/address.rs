@@ -37,21 +37,14 @@ impl FromStr for ListenAddress {
             ));
         }
         if text.parse::<IpAddr>().is_ok() {
-            return Err(format!(
-                "`{text}` has no port; write for example {}",
-                with_port(text)
-            ));
+            return Err(format!("`{text}` has no port; write for example {}", with_port(text)));
         }
         if let Some((host, port)) = text.rsplit_once(':')
-            && host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_ipv4())
+            && host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv4())
         {
             return Err(bad_port(port));
         }
-        Err(format!(
-            "`{text}` is not an address to listen on; write for example \"0.0.0.0:8080\" or \"[::]:8080\""
-        ))
+        Err(format!("`{text}` is not an address to listen on; write for example \"0.0.0.0:8080\" or \"[::]:8080\""))
     }
 }
 
@@ -103,25 +96,14 @@ impl FromStr for InstanceAddress {
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let address = rest.split('/').next().unwrap_or_default();
-            let tls = if scheme == "https" {
-                ", and `tls` on the service"
-            } else {
-                ""
-            };
-            return Err(format!(
-                "an instance is a host and a port: write \"{address}\"{tls} instead of a URL"
-            ));
+            let tls = if scheme == "https" { ", and `tls` on the service" } else { "" };
+            return Err(format!("an instance is a host and a port: write \"{address}\"{tls} instead of a URL"));
         }
         if text.parse::<IpAddr>().is_ok() {
-            return Err(format!(
-                "`{text}` has no port; write for example {}",
-                with_port(text)
-            ));
+            return Err(format!("`{text}` has no port; write for example {}", with_port(text)));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(format!(
-                "`{text}` has no port; write for example \"{text}:8080\""
-            ));
+            return Err(format!("`{text}` has no port; write for example \"{text}:8080\""));
         };
         let port = match port.parse() {
             Ok(port) if port != 0 => port,
@@ -130,17 +112,9 @@ impl FromStr for InstanceAddress {
         let host = host.to_ascii_lowercase();
         let label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         };
-        if !host
-            .strip_suffix('.')
-            .unwrap_or(&host)
-            .split('.')
-            .all(label)
-            || host.len() > 253
-        {
+        if !host.strip_suffix('.').unwrap_or(&host).split('.').all(label) || host.len() > 253 {
             return Err(format!("`{host}` is neither an IP address nor a host name"));
         }
         // `10.0.0.256:80` is a slip, not a name: no top-level domain is a number.
@@ -164,9 +138,7 @@ impl fmt::Display for InstanceAddress {
 fn unix(text: &str) -> Result<Option<PathBuf>, String> {
     match text.strip_prefix("unix:") {
         Some(path) if path.starts_with('/') => Ok(Some(path.into())),
-        Some(path) => Err(format!(
-            "a unix socket is named by its whole path: \"unix:/…\", not \"unix:{path}\""
-        )),
+        Some(path) => Err(format!("a unix socket is named by its whole path: \"unix:/…\", not \"unix:{path}\"")),
         None => Ok(None),
     }
 }

@@ -47,24 +47,18 @@ impl FromStr for Duration {
             return Err("a duration is missing here, for example \"10s\"".into());
         }
         if trimmed.chars().all(|c| c.is_ascii_digit() || c == '.') {
-            return Err(format!(
-                "durations carry a unit, for example \"{trimmed}s\" or \"{trimmed}ms\""
-            ));
+            return Err(format!("durations carry a unit, for example \"{trimmed}s\" or \"{trimmed}ms\""));
         }
         if trimmed.starts_with('-') {
             return Err(format!("a duration cannot be negative: `{trimmed}`"));
         }
         match humantime::parse_duration(trimmed) {
             Ok(duration) => Ok(Self(duration)),
-            Err(humantime::DurationError::UnknownUnit { unit, .. }) => Err(format!(
-                "`{unit}` is not a unit of time; write ms, s, m, h or d, for example \"10s\""
-            )),
-            Err(humantime::DurationError::NumberOverflow) => {
-                Err(format!("`{trimmed}` is longer than can be counted"))
+            Err(humantime::DurationError::UnknownUnit { unit, .. }) => {
+                Err(format!("`{unit}` is not a unit of time; write ms, s, m, h or d, for example \"10s\""))
             }
-            Err(_) => Err(format!(
-                "`{trimmed}` is not a duration; write for example \"250ms\", \"10s\" or \"1m 30s\""
-            )),
+            Err(humantime::DurationError::NumberOverflow) => Err(format!("`{trimmed}` is longer than can be counted")),
+            Err(_) => Err(format!("`{trimmed}` is not a duration; write for example \"250ms\", \"10s\" or \"1m 30s\"")),
         }
     }
 }

@@ -22,9 +22,7 @@ impl FromStr for HeaderName {
         match http::HeaderName::from_bytes(text.as_bytes()) {
             Ok(name) => Ok(Self(name)),
             Err(_) if text.is_empty() => Err("a header's name cannot be empty".into()),
-            Err(_) => Err(format!(
-                "`{text}` is not a header's name: letters, digits and !#$%&'*+-.^_`|~ only"
-            )),
+            Err(_) => Err(format!("`{text}` is not a header's name: letters, digits and !#$%&'*+-.^_`|~ only")),
         }
     }
 }
@@ -108,9 +106,7 @@ impl FromStr for Method {
         // RFC 9110 §9.1: methods are case-sensitive, so `get` would match nothing.
         if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
             let capitals = text.to_ascii_uppercase();
-            return Err(format!(
-                "`{text}` is not a request method; did you mean `{capitals}`?"
-            ));
+            return Err(format!("`{text}` is not a request method; did you mean `{capitals}`?"));
         }
         match http::Method::from_bytes(text.as_bytes()) {
             Ok(method) => Ok(Self(method)),

@@ -42,10 +42,7 @@ impl FromStr for Network {
             Err(_) => text.parse::<IpNet>().map_err(|_| complaint(text))?,
         };
         if network.addr() != network.network() {
-            return Err(format!(
-                "`{text}` has host bits set; the network is `{}`",
-                network.trunc()
-            ));
+            return Err(format!("`{text}` has host bits set; the network is `{}`", network.trunc()));
         }
         Ok(Self(unmapped(network)))
     }
@@ -56,10 +53,7 @@ fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(wide) = network else {
         return network;
     };
-    match (
-        wide.addr().to_ipv4_mapped(),
-        wide.prefix_len().checked_sub(96),
-    ) {
+    match (wide.addr().to_ipv4_mapped(), wide.prefix_len().checked_sub(96)) {
         (Some(address), Some(prefix)) => Ipv4Net::new(address, prefix).map_or(network, IpNet::V4),
         _ => network,
     }

@@ -28,9 +28,7 @@ impl TryFrom<f64> for Percent {
         if (0.0..=100.0).contains(&number) {
             return Ok(Self(number));
         }
-        Err(format!(
-            "a percentage is a number from 0 to 100, not {number}"
-        ))
+        Err(format!("a percentage is a number from 0 to 100, not {number}"))
     }
 }
 

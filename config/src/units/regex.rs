@@ -44,28 +44,34 @@ impl FromStr for Regex {
     type Err = String;
 
     fn from_str(pattern: &str) -> Result<Self, String> {
-        let build = |pattern: &str| {
-            let config = meta::Config::new().nfa_size_limit(Some(SIZE_LIMIT));
-            meta::Regex::builder().configure(config).build(pattern)
-        };
-        // The line break ends a comment that `(?x)` may have opened.
-        let compiled = match build(&format!(r"\A(?:{pattern}{})\z", "\n")) {
-            Ok(compiled) => compiled,
-            Err(error) => return Err(complaint(pattern, &error)),
-        };
-        Ok(Self {
-            pattern: pattern.to_owned(),
-            compiled,
-        })
+        // On its own first: `a)(b` must not become valid by what is put around it.
+        build(pattern)?;
+        let compiled = build(&format!(r"\A(?:{pattern})\z"))
+            // `(?x)` makes a comment of what follows a `#`, our parenthesis included.
+            .or_else(|_| build(&format!("\\A(?:{pattern}\n)\\z")))?;
+        Ok(Self { pattern: pattern.to_owned(), compiled })
     }
 }
 
-fn complaint(pattern: &str, error: &meta::BuildError) -> String {
+fn build(pattern: &str) -> Result<meta::Regex, String> {
+    let config = meta::Config::new().nfa_size_limit(Some(SIZE_LIMIT));
+    let mut builder = meta::Regex::builder();
+    builder.configure(config);
+    builder.build(pattern).map_err(|error| complaint(&error))
+}
+
+fn complaint(error: &meta::BuildError) -> String {
     if error.size_limit().is_some() {
         return "this expression is too large when compiled; make its repetitions smaller".into();
     }
-    let _ = pattern;
-    error.to_string()
+    let Some(syntax) = error.syntax_error() else {
+        return format!("this expression cannot be compiled: {error}");
+    };
+    // The report draws the expression over several lines; its last line says what is wrong.
+    let report = syntax.to_string();
+    let last = report.lines().last().unwrap_or_default();
+    let said = last.strip_prefix("error: ").unwrap_or(last);
+    format!("this is not a regular expression: {said}")
 }
 
 impl fmt::Display for Regex {

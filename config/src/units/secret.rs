@@ -1,6 +1,8 @@
 use std::borrow::Cow;
+use std::env::VarError;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -8,6 +10,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
+
+/// A secret is a password or a key, not a file system.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A value that never prints: written as itself, as `{ env = "NAME" }` or as `{ file = "/path" }`.
 ///
@@ -51,36 +56,49 @@ impl<T: Zeroize> Serialize for Secret<T> {
     }
 }
 
-/// Where a secret comes from, if it is not written into the file.
+/// Where a secret comes from, if it is not written into the file: exactly one of these.
 #[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Source {
-    Env(String),
-    File(PathBuf),
+#[serde(deny_unknown_fields)]
+struct Source {
+    env: Option<String>,
+    file: Option<PathBuf>,
 }
 
 impl Source {
     fn look_up(self) -> Result<Zeroizing<String>, String> {
-        match self {
-            Self::Env(name) => match std::env::var(&name) {
-                Ok(text) => Ok(Zeroizing::new(text)),
-                Err(std::env::VarError::NotPresent) => {
-                    Err(format!("the environment has no variable `{name}`"))
-                }
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    Err(format!("the environment's `{name}` is not UTF-8"))
-                }
-            },
-            Self::File(path) => match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    let text = Zeroizing::new(text);
-                    // Editors and `kubectl create secret` end a file with a line break.
-                    Ok(Zeroizing::new(
-                        text.trim_end_matches(['\r', '\n']).to_owned(),
-                    ))
-                }
-                Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
-            },
+        match (self.env, self.file) {
+            (Some(name), None) => from_environment(&name),
+            (None, Some(path)) => from_file(&path),
+            (Some(_), Some(_)) => Err("`env` and `file` exclude each other".into()),
+            (None, None) => Err("a secret is a string, { env = \"…\" } or { file = \"…\" }".into()),
+        }
+    }
+}
+
+fn from_environment(name: &str) -> Result<Zeroizing<String>, String> {
+    // `std::env::var` panics on these.
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(format!("`{name}` is not the name of a variable"));
+    }
+    match std::env::var(name) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(VarError::NotPresent) => Err(format!("the environment has no variable `{name}`")),
+        Err(VarError::NotUnicode(_)) => Err(format!("the environment's `{name}` is not UTF-8")),
+    }
+}
+
+fn from_file(path: &Path) -> Result<Zeroizing<String>, String> {
+    let open = std::fs::File::open(path);
+    let mut text = Zeroizing::new(String::new());
+    let read = open.and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
+        Ok(length) if length as u64 > MOST_BYTES => Err(format!("`{}` is too long for a secret", path.display())),
+        Ok(_) => {
+            // Editors and `kubectl create secret` end a file with a line break.
+            let end = text.trim_end_matches(['\r', '\n']).len();
+            text.truncate(end);
+            Ok(text)
         }
     }
 }

@@ -45,25 +45,17 @@ impl FromStr for Size {
         let number = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = &trimmed[number.len()..];
         if !number.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(format!(
-                "`{text}` is not a size; write for example \"512B\", \"32KiB\" or \"1MB\""
-            ));
+            return Err(format!("`{text}` is not a size; write for example \"512B\", \"32KiB\" or \"1MB\""));
         }
         if unit.is_empty() {
-            return Err(format!(
-                "sizes carry a unit, for example \"{trimmed}B\" or \"{trimmed}KiB\""
-            ));
+            return Err(format!("sizes carry a unit, for example \"{trimmed}B\" or \"{trimmed}KiB\""));
         }
         if !unit.ends_with(['b', 'B']) {
-            return Err(format!(
-                "`{unit}` is not a unit of size; write B, kB, MB, GB, KiB, MiB or GiB"
-            ));
+            return Err(format!("`{unit}` is not a unit of size; write B, kB, MB, GB, KiB, MiB or GiB"));
         }
         match trimmed.parse::<bytesize::ByteSize>() {
             Ok(size) => Ok(Self(size.as_u64())),
-            Err(_) => Err(format!(
-                "`{trimmed}` is not a size; write for example \"512B\", \"32KiB\" or \"1MB\""
-            )),
+            Err(_) => Err(format!("`{trimmed}` is not a size; write for example \"512B\", \"32KiB\" or \"1MB\"")),
         }
     }
 }

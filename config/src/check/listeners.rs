@@ -1,0 +1,133 @@
+//! Listeners: addresses that clash, and what listeners on one address must agree on.
+
+use std::net::SocketAddr;
+
+use super::Check;
+use crate::raw::Step;
+use crate::units::{HostPattern, ListenAddress};
+use crate::{Listener, Named};
+
+impl Check<'_> {
+    pub(super) fn listeners(&mut self) {
+        let listeners = &self.file.listeners;
+        for (position, listener) in listeners.iter().enumerate() {
+            self.listener(listener);
+            for earlier in &listeners[..position] {
+                self.pair(earlier, listener);
+            }
+            self.against_admin(listener);
+        }
+    }
+
+    fn listener(&mut self, listener: &Named<Listener>) {
+        let Named { name, value, .. } = listener;
+        self.no_duplicates(&value.hosts);
+        for (key, limit) in [("headers", value.limits.headers), ("connections", value.limits.connections)] {
+            if limit == 0 {
+                let span = self.span_in(listener, &["limits", key]);
+                self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
+            }
+        }
+        if value.limits.header_size.bytes() == 0 {
+            let span = self.span_in(listener, &["limits", "header_size"]);
+            self.error(&span, format!("`header_size` is 0, so listener `{name}` would refuse everyone"));
+        }
+    }
+
+    fn pair(&mut self, one: &Named<Listener>, other: &Named<Listener>) {
+        let (here, there) = (&other.value.address, &one.value.address);
+        if !same_socket(here, there) {
+            if covers_ipv4_of(here, there) || covers_ipv4_of(there, here) {
+                let said = format!("listener `{}` and listener `{}` both take this port", one.name, other.name);
+                self.error(&here.span, said)
+                    .label("`[::]` takes IPv4 as well as IPv6")
+                    .also(there.span.clone(), "the same port")
+                    .help("keep the one with `[::]`, or give both the same address");
+            }
+            return;
+        }
+        let hosts = (&one.value.hosts, &other.value.hosts);
+        let any = |listener: &Listener| {
+            listener.hosts.is_empty() || listener.hosts.iter().any(|host| host.value == HostPattern::Any)
+        };
+        if any(&one.value) && any(&other.value) {
+            let said = format!("listener `{}` has the address and the hosts of listener `{}`", other.name, one.name);
+            self.error(&here.span, said)
+                .label("again here, for any host")
+                .also(there.span.clone(), "first here, for any host")
+                .help("give one of them `hosts`, or another address");
+        }
+        for host in hosts.1.iter().filter(|host| host.value != HostPattern::Any) {
+            if let Some(first) = hosts.0.iter().find(|first| first.value == host.value) {
+                let said = format!("`{host}` belongs to two listeners of this address");
+                self.error(&host.span, said)
+                    .label(format!("listener `{}`", other.name))
+                    .also(first.span.clone(), format!("listener `{}`", one.name));
+            }
+        }
+        self.agreement(one, other);
+    }
+
+    /// A connection is accepted before anyone knows which host it wants.
+    fn agreement(&mut self, one: &Named<Listener>, other: &Named<Listener>) {
+        let (a, b) = (&one.value, &other.value);
+        for (key, agree) in [
+            ("proxy_protocol", a.proxy_protocol == b.proxy_protocol),
+            ("limits", a.limits == b.limits),
+            ("timeouts", a.timeouts == b.timeouts),
+            ("tls", a.tls.is_some() == b.tls.is_some()),
+        ] {
+            if agree {
+                continue;
+            }
+            let here = self.span_in(other, &[key]);
+            let there = self.span_in(one, &[key]);
+            let said = match key {
+                "tls" => format!(
+                    "listeners `{}` and `{}` share an address, so both or neither must have `tls`",
+                    one.name, other.name
+                ),
+                _ => format!(
+                    "listeners `{}` and `{}` share an address, so they must agree on `{key}`",
+                    one.name, other.name
+                ),
+            };
+            self.error(&here, said)
+                .label(format!("`{key}` of listener `{}`", other.name))
+                .also(there, format!("`{key}` of listener `{}`", one.name));
+        }
+    }
+
+    fn against_admin(&mut self, listener: &Named<Listener>) {
+        let Some(admin) = &self.file.admin else {
+            return;
+        };
+        let admin_address = admin.address.as_ref().map(|address| ListenAddress::Tcp(*address));
+        let here = &listener.value.address;
+        if same_socket(here, &admin_address) {
+            let said = format!("listener `{}` has the address of the admin listener", listener.name);
+            self.error(&here.span, said).also(admin_address.span, "the admin listener");
+        }
+    }
+
+    /// Where a listener writes a key, or its name if it leaves the key out.
+    fn span_in(&self, listener: &Named<Listener>, keys: &[&str]) -> std::ops::Range<usize> {
+        let start = ["listener", listener.name.as_str()];
+        let path: Vec<Step> = start.iter().chain(keys).map(|key| Step::from(*key)).collect();
+        let node = self.file.document.root.find(&path);
+        node.map_or_else(|| listener.name.span.clone(), |node| node.span.clone())
+    }
+}
+
+/// Port 0 is a new port every time.
+fn same_socket(one: &ListenAddress, other: &ListenAddress) -> bool {
+    one == other && !matches!(one, ListenAddress::Tcp(address) if address.port() == 0)
+}
+
+/// Whether `wide` is `[::]` and `narrow` an IPv4 address of the same port.
+fn covers_ipv4_of(wide: &ListenAddress, narrow: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(SocketAddr::V6(wide)), ListenAddress::Tcp(SocketAddr::V4(narrow))) = (wide, narrow) else {
+        return false;
+    };
+    wide.ip().is_unspecified() && narrow.ip().is_unspecified() && wide.port() == narrow.port() && wide.port() != 0
+}

@@ -1,0 +1,56 @@
+//! What the file format has and this version does not do: an error, never silently ignored.
+//!
+//! This is the only list of such things. Whoever makes one work deletes its line.
+
+use std::ops::Range;
+
+use crate::units::{InstanceAddress, ListenAddress};
+use crate::{Balance, Faults, File, Listener, Protocol, Service};
+
+pub(super) fn check(file: &File, faults: &mut Faults) {
+    let listeners = file.listeners.iter().flat_map(|it| of_listener(&it.value));
+    let services = file.services.iter().flat_map(|it| of_service(&it.value));
+    for (what, span) in listeners.chain(services) {
+        let said = format!("{what} is part of the file format, but this version of Portcullis does not serve it yet");
+        faults.error(&file.document, span, said);
+    }
+}
+
+type Found<'a> = Vec<(&'static str, Range<usize>)>;
+
+fn of_listener(listener: &Listener) -> Found<'_> {
+    let mut found = Found::new();
+    let address = &listener.address;
+    if matches!(address.value, ListenAddress::Unix(_)) {
+        found.push(("a `unix:` address", address.span.clone()));
+    }
+    if listener.proxy_protocol.value {
+        found.push(("`proxy_protocol`", listener.proxy_protocol.span.clone()));
+    }
+    if let Some(tls) = &listener.tls {
+        found.push(("`tls`", tls.span.clone()));
+    }
+    found
+}
+
+fn of_service(service: &Service) -> Found<'_> {
+    let mut found = Found::new();
+    for instance in service.instances.iter().flat_map(|list| &list.value) {
+        if matches!(instance.address, InstanceAddress::Unix(_)) {
+            found.push(("a `unix:` address", instance.span.clone()));
+        }
+    }
+    if service.protocol.value != Protocol::Http1 {
+        found.push(("a protocol other than `http1`", service.protocol.span.clone()));
+    }
+    if service.balance.value != Balance::RoundRobin {
+        found.push(("a balance other than `round_robin`", service.balance.span.clone()));
+    }
+    if let Some(tls) = &service.tls {
+        found.push(("`tls`", tls.span.clone()));
+    }
+    if let Some(health) = &service.health {
+        found.push(("`health`", health.span.clone()));
+    }
+    found
+}

@@ -1,0 +1,288 @@
+//! Routes: exactly one answer, names that lead somewhere, and answers that can be given.
+
+use std::collections::HashMap;
+
+use http::uri::PathAndQuery;
+
+use super::{Check, DEFAULT_REGISTRY};
+use crate::file::pattern;
+use crate::units::HostPattern;
+use crate::{Match, PathMatch, Redirect, Respond, Route, Spanned, Split, Sticky};
+
+impl Check<'_> {
+    pub(super) fn routes(&mut self) {
+        let file = self.file;
+        let mut names: HashMap<&str, &Spanned<String>> = HashMap::new();
+        for route in &file.routes {
+            if let Some(name) = &route.name {
+                if name.is_empty() {
+                    self.error(&name.span, "a route's name cannot be empty");
+                }
+                if let Some(first) = names.insert(name, name) {
+                    self.error(&name.span, format!("two routes are called `{name}`"))
+                        .label("again here")
+                        .also(first.span.clone(), "first here");
+                }
+            }
+            self.route(route);
+        }
+    }
+
+    fn route(&mut self, route: &Route) {
+        self.one_answer(route);
+        self.no_duplicates(&route.listeners);
+        for listener in &route.listeners {
+            if !self.known.listeners.contains(listener) {
+                self.unknown("listener", listener, &self.known.listeners);
+            }
+        }
+        for wanted in &route.matches {
+            self.wanted(wanted);
+        }
+        if let Some(service) = &route.service {
+            self.service_of(route, service);
+        }
+        if let Some(split) = &route.split {
+            self.split(split);
+        }
+        if let Some(sticky) = &route.sticky {
+            self.sticky(route, sticky);
+        }
+        if let Some(respond) = &route.respond {
+            self.respond(respond);
+        }
+        if let Some(redirect) = &route.redirect {
+            self.redirect(route, redirect);
+        }
+        self.clocks(route);
+    }
+
+    fn one_answer(&mut self, route: &Route) {
+        let answers = [
+            ("service", route.service.as_ref().map(|it| &it.span)),
+            ("split", route.split.as_ref().map(|it| &it.span)),
+            ("respond", route.respond.as_ref().map(|it| &it.span)),
+            ("redirect", route.redirect.as_ref().map(|it| &it.span)),
+        ];
+        let given = answers.iter().filter_map(|(key, span)| span.map(|span| (key, span)));
+        let mut given: Vec<_> = given.collect();
+        given.sort_by_key(|(_, span)| span.start);
+        let mut given = given.into_iter();
+        let Some((first, first_span)) = given.next() else {
+            if !self.known.torn_routes.contains(&route.position) {
+                let said = format!("nothing answers route {}", quoted(route));
+                self.error(&route.span, said).label("needs one of: service, split, respond, redirect");
+            }
+            return;
+        };
+        for (key, span) in given {
+            let said = format!("route {} has two answers: `{first}` and `{key}`", quoted(route));
+            self.error(span, said)
+                .label("the second")
+                .also(first_span.clone(), "the first")
+                .help("a route has exactly one of: service, split, respond, redirect");
+        }
+    }
+
+    fn wanted(&mut self, wanted: &Match) {
+        self.no_duplicates(&wanted.hosts);
+        self.no_duplicates(&wanted.methods);
+        if let Some(any) = wanted.hosts.iter().find(|host| host.value == HostPattern::Any)
+            && wanted.hosts.len() > 1
+        {
+            self.warning(&any.span, "`*` is any host, so the others in this list change nothing");
+        }
+        // Keys of a TOML table differ, but these are one header all the same.
+        self.no_duplicates(wanted.headers.iter().map(|(name, _)| name));
+    }
+
+    fn service_of(&mut self, route: &Route, service: &Spanned<String>) {
+        let Some(capture) = dynamic(service) else {
+            self.known_service(service);
+            return;
+        };
+        if capture.is_empty() || capture.contains(['{', '}']) {
+            let said = format!("`{service}` is not a service; a name out of the path is one capture: `{{service}}`");
+            self.error(&service.span, said);
+            return;
+        }
+        let captures = |wanted: &Match| match wanted.path.as_deref() {
+            Some(PathMatch::Pattern(path)) => pattern::captures(path).any(|name| name == capture),
+            _ => false,
+        };
+        let said = format!("no path captures `{{{capture}}}`, which would name the service");
+        if route.matches.is_empty() && !self.known.torn_routes.contains(&route.position) {
+            self.error(&service.span, said);
+            return;
+        }
+        for wanted in route.matches.iter().filter(|wanted| !captures(wanted)) {
+            if self.known.torn_routes.contains(&route.position) {
+                continue;
+            }
+            let place = wanted.path.as_ref().map_or(&wanted.span, |path| &path.span);
+            self.error(&service.span, said.clone())
+                .label("taken from the path")
+                .also(place.clone(), format!("no `{{{capture}}}` here"));
+        }
+        if self.known.services.is_empty() && self.known.registries.is_empty() && !self.known.torn {
+            self.error(&service.span, "no service is declared and there is no registry to look one up in");
+        }
+    }
+
+    fn known_service(&mut self, service: &Spanned<String>) {
+        if service.is_empty() {
+            self.error(&service.span, "a service's name cannot be empty");
+            return;
+        }
+        if service.contains(['{', '}']) {
+            let said = format!(
+                "`{service}` cannot be the name of a service; a name out of the path stands alone: `{{service}}`"
+            );
+            self.error(&service.span, said);
+            return;
+        }
+        let looked_up = self.known.registries.iter().any(|it| it == DEFAULT_REGISTRY);
+        if looked_up || self.known.torn || self.known.services.contains(service) {
+            return;
+        }
+        self.unknown("service", service, &self.known.services);
+    }
+
+    fn split(&mut self, split: &Spanned<Vec<Split>>) {
+        if split.is_empty() {
+            self.error(&split.span, "a split without parts answers nothing");
+            return;
+        }
+        for part in &split.value {
+            self.known_service(&part.service);
+        }
+        if split.iter().all(|part| part.weight == 0) {
+            self.error(&split.span, "all weights of this split are 0").label("no part of it would get a request");
+        }
+    }
+
+    fn sticky(&mut self, route: &Route, sticky: &Spanned<Sticky>) {
+        if route.split.is_none() && !self.known.torn_routes.contains(&route.position) {
+            self.error(&sticky.span, "`sticky` ties clients to a part of a `split`, and there is none");
+        }
+        match &sticky.value {
+            Sticky::Client(false) => {
+                self.error(&sticky.span, "`client` can only be `true`")
+                    .help("leave `sticky` out to draw every request anew");
+            }
+            Sticky::Cookie(name) => {
+                let token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&byte);
+                if name.is_empty() || !name.bytes().all(token) {
+                    self.error(&sticky.span, format!("`{name}` is not the name of a cookie"));
+                }
+            }
+            Sticky::Client(true) | Sticky::Header(_) => {}
+        }
+    }
+
+    fn respond(&mut self, respond: &Spanned<Respond>) {
+        let status = &respond.status;
+        if !(200..=599).contains(&status.value) {
+            self.error(&status.span, format!("an answer's status is from 200 to 599, not {status}"));
+        }
+        // RFC 9110 §6.4.1: these have no content, whatever a body says.
+        if matches!(status.value, 204 | 205 | 304) && !respond.body.is_empty() {
+            self.error(&respond.span, format!("an answer with status {status} has no body"));
+        }
+        self.no_duplicates(respond.headers.iter().map(|(name, _)| name));
+        for (name, _) in &respond.headers {
+            let name_span = &name.span;
+            if matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection") {
+                let said = format!("`{name}` is set by the gateway, from the body and the connection");
+                self.error(name_span, said);
+            }
+        }
+    }
+
+    fn redirect(&mut self, route: &Route, redirect: &Spanned<Redirect>) {
+        let status = &redirect.status;
+        if !matches!(status.value, 301 | 302 | 303 | 307 | 308) {
+            self.error(&status.span, format!("{status} is not a redirect; use 301, 302, 303, 307 or 308"));
+        }
+        let Redirect { scheme, host, port, path, prefix, .. } = &redirect.value;
+        let changes = scheme.is_some() || host.is_some() || port.is_some() || path.is_some() || prefix.is_some();
+        if !changes && !self.known.torn_routes.contains(&route.position) {
+            self.error(&redirect.span, "this redirect leads back to itself")
+                .label("needs at least one of: scheme, host, port, path, prefix");
+        }
+        if let Some(host) = host {
+            match host.parse::<HostPattern>() {
+                Ok(HostPattern::Exact(_)) => {}
+                Ok(_) => {
+                    self.error(&host.span, format!("`{host}` is a pattern, and a redirect leads to one host"));
+                }
+                Err(said) => {
+                    self.error(&host.span, said);
+                }
+            }
+        }
+        if let Some(port) = port.as_ref().filter(|port| port.value == 0) {
+            self.error(&port.span, "`0` is not a port; it goes from 1 to 65535");
+        }
+        for path in [path, prefix].into_iter().flatten() {
+            // `//evil.example` and `/\evil.example` would leave the host in a browser.
+            if !path.starts_with('/') {
+                self.error(&path.span, format!("a path starts with `/`: write `/{path}`"));
+            } else if path.starts_with("//") || path.contains('\\') || path.parse::<PathAndQuery>().is_err() {
+                self.error(&path.span, format!("`{path}` is not a path"));
+            }
+        }
+        if let (Some(path), Some(prefix)) = (path, prefix) {
+            self.error(&prefix.span, "`path` and `prefix` exclude each other")
+                .also(path.span.clone(), "this replaces the whole path");
+        }
+        if let Some(prefix) = prefix {
+            self.needs_a_prefix(route, prefix);
+        }
+    }
+
+    /// `prefix` replaces the prefix that matched, so every match must have one.
+    fn needs_a_prefix(&mut self, route: &Route, prefix: &Spanned<String>) {
+        if self.known.torn_routes.contains(&route.position) {
+            return;
+        }
+        let has_one = |wanted: &Match| matches!(wanted.path.as_deref(), Some(PathMatch::Prefix(_)));
+        let without = route.matches.iter().find(|wanted| !has_one(wanted));
+        if without.is_none() && !route.matches.is_empty() {
+            return;
+        }
+        let said = "`prefix` replaces the prefix that matched, and there is none";
+        let fault = self.error(&prefix.span, said);
+        if let Some(wanted) = without {
+            let place = wanted.path.as_ref().map_or(&wanted.span, |path| &path.span);
+            fault.also(place.clone(), "this is not { prefix = \"…\" }");
+        }
+    }
+
+    fn clocks(&mut self, route: &Route) {
+        let Some(timeouts) = &route.timeouts else {
+            return;
+        };
+        let limit = |clock: Option<crate::units::Duration>| clock.and_then(|clock| clock.limit());
+        if let (Some(total), Some(attempt)) = (limit(timeouts.total), limit(timeouts.attempt))
+            && attempt > total
+        {
+            let path = ["route".into(), route.position.into(), "timeouts".into(), "attempt".into()];
+            let written = self.file.document.root.find(&path);
+            let span = written.map_or_else(|| route.span.clone(), |node| node.span.clone());
+            self.error(&span, "one attempt may take longer than all of them together").label("longer than `total`");
+        }
+    }
+}
+
+/// The name between the braces of `"{service}"`.
+fn dynamic(service: &str) -> Option<&str> {
+    service.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn quoted(route: &Route) -> String {
+    match &route.name {
+        Some(name) => format!("`{name}`"),
+        None => route.label().into_owned(),
+    }
+}
