@@ -17,6 +17,7 @@ pub mod plugin;
 pub mod rejection;
 pub mod router;
 pub mod testing;
+pub mod xray;
 
 pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};
 pub use layer::{Around, Guard, Next, Request, Response, RouteLayer, Running};
