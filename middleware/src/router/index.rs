@@ -1,0 +1,243 @@
+//! The compiled candidates: every match of every route, in the total order, reachable by host and path.
+//!
+//! A candidate's rank is its position in the total order, so "who wins" is "whose rank is lowest" everywhere below.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use http::HeaderValue;
+use portcullis_config::units::{HostPattern, Regex};
+use portcullis_config::{Match, PathMatch};
+
+use super::order::{PathStanding, Standing};
+use super::path::Shape;
+use super::predicate::{Facts, Failure, Predicates};
+use super::trie::{Rank, Trie};
+use super::{Fault, HostMap, Miss};
+
+/// One match of one route, on its way into the index.
+pub(super) struct Rule<'a> {
+    /// The caller's number of the route.
+    pub(super) route: usize,
+    /// Which match of the route this is.
+    pub(super) alternative: usize,
+    pub(super) matching: &'a Match,
+    pub(super) priority: i32,
+    /// The route's place in the file.
+    pub(super) order: usize,
+}
+
+/// What a lookup needs of a candidate. Kept small: ten thousand of them should stay near the processor.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) route: u32,
+    pub(super) alternative: u32,
+    /// How many bytes of the path its prefix takes.
+    pub(super) prefix: u32,
+    /// Whether its path captures anything.
+    pub(super) captures: bool,
+    pub(super) regex: Option<Box<Regex>>,
+    pub(super) predicates: Predicates,
+}
+
+/// What only captures, explanations and `check` need of a candidate.
+#[derive(Debug)]
+pub(super) struct Detail {
+    pub(super) shape: Shape,
+    pub(super) standing: Standing,
+    pub(super) hosts: Vec<HostPattern>,
+}
+
+/// The candidates of one host.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    /// Candidates with only one path. They need no walk, and usually win without one.
+    exact: HashMap<Box<str>, Vec<Rank>>,
+    trie: Trie,
+}
+
+/// All candidates.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) details: Vec<Detail>,
+    pub(super) hosts: HostMap<Paths>,
+}
+
+/// Nothing matched; `true` if something would have with another method.
+pub(super) struct OnlyTheMethod(bool);
+
+impl Candidate {
+    /// The first thing beyond host and segments that does not match, the method last.
+    pub(super) fn failure(&self, facts: &Facts<'_>) -> Option<Failure> {
+        // The expression's scratch space comes from a pool that makes a new one rather than wait for another thread.
+        if self.regex.as_ref().is_some_and(|regex| !regex.is_match(facts.path)) {
+            return Some(Failure::Path);
+        }
+        self.predicates.failure(facts)
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, shape: &Shape, regex: bool, rank: Rank) {
+        match shape.only_path() {
+            Some(path) if !regex => self.exact.entry(path.into()).or_default().push(rank),
+            _ => self.trie.insert(shape, rank),
+        }
+    }
+
+    /// Looks for the lowest rank below `limit` whose segments match and which `accept` takes; `limit` becomes that rank.
+    pub(super) fn walk(&self, path: &str, limit: &mut Rank, accept: &mut impl FnMut(Rank) -> bool) {
+        let exact = self.exact.get(path).map_or(&[][..], Vec::as_slice);
+        if let Some(rank) = exact.iter().copied().take_while(|rank| rank < limit).find(|rank| accept(*rank)) {
+            *limit = rank;
+        }
+        self.trie.walk(path, limit, accept);
+    }
+
+    /// Shows ranks whose segments match all paths that `shape` matches, until `show` has seen enough.
+    pub(super) fn covering(&self, shape: &Shape, show: &mut impl FnMut(Rank) -> ControlFlow<()>) -> ControlFlow<()> {
+        if let Some(path) = shape.only_path() {
+            self.exact.get(path.as_str()).into_iter().flatten().try_for_each(|rank| show(*rank))?;
+        }
+        self.trie.covering(shape, show)
+    }
+}
+
+impl Index {
+    pub(super) fn build<'a>(rules: impl IntoIterator<Item = Rule<'a>>) -> Result<Self, Vec<Fault>> {
+        let (mut pairs, mut faults) = (Vec::new(), Vec::new());
+        for rule in rules {
+            match compile(&rule) {
+                Ok(pair) => pairs.push(pair),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        pairs.sort_unstable_by_key(|(_, detail)| detail.standing);
+
+        let mut hosts = HostMap::<Paths>::default();
+        for (rank, (candidate, detail)) in pairs.iter().enumerate() {
+            for host in &detail.hosts {
+                hosts.entry(host).insert(&detail.shape, candidate.regex.is_some(), rank as Rank);
+            }
+        }
+        let (candidates, details) = pairs.into_iter().unzip();
+        Ok(Self { candidates, details, hosts })
+    }
+
+    pub(super) fn candidate(&self, rank: Rank) -> &Candidate {
+        &self.candidates[rank as usize]
+    }
+
+    pub(super) fn detail(&self, rank: Rank) -> &Detail {
+        &self.details[rank as usize]
+    }
+
+    /// The candidate that wins a request.
+    pub(super) fn find(&self, facts: &Facts<'_>) -> Result<Rank, Miss> {
+        match self.best(facts) {
+            Ok(best) if self.is_decided(best, facts) => Ok(best),
+            Ok(_) => Err(Miss::ClientUnknown),
+            Err(OnlyTheMethod(true)) => Err(Miss::MethodNotAllowed(self.allow(facts))),
+            Err(OnlyTheMethod(false)) => Err(Miss::NoRoute),
+        }
+    }
+
+    /// The best candidate that matches, most specific host first.
+    pub(super) fn best(&self, facts: &Facts<'_>) -> Result<Rank, OnlyTheMethod> {
+        let mut only_the_method = false;
+        for paths in self.hosts.matching(&facts.host) {
+            let mut best = Rank::MAX;
+            paths.walk(facts.path, &mut best, &mut |rank| match self.candidate(rank).failure(facts) {
+                None => true,
+                Some(failure) => {
+                    only_the_method |= failure == Failure::Method;
+                    false
+                }
+            });
+            if best != Rank::MAX {
+                return Ok(best);
+            }
+        }
+        Err(OnlyTheMethod(only_the_method))
+    }
+
+    /// Whether enough is known of the request to let this candidate have it.
+    pub(super) fn is_decided(&self, best: Rank, facts: &Facts<'_>) -> bool {
+        !self.candidate(best).predicates.ask_for_client() || facts.client().is_some()
+    }
+
+    /// The methods with which the request would have found a route.
+    fn allow(&self, facts: &Facts<'_>) -> HeaderValue {
+        let mut methods = Vec::new();
+        for paths in self.hosts.matching(&facts.host) {
+            let mut limit = Rank::MAX;
+            paths.walk(facts.path, &mut limit, &mut |rank| {
+                let candidate = self.candidate(rank);
+                if candidate.failure(facts) == Some(Failure::Method) {
+                    methods.extend(candidate.predicates.methods.iter().map(|method| method.as_str()));
+                }
+                false
+            });
+        }
+        methods.sort_unstable();
+        methods.dedup();
+        HeaderValue::try_from(methods.join(", ")).expect("methods are tokens")
+    }
+}
+
+fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
+    let matching = rule.matching;
+    let place = (rule.order, rule.alternative);
+    let pattern = |shape: &Shape| PathStanding::Pattern { literals: Reverse(shape.literals()) };
+    let fault = |error: super::PathError| Fault {
+        span: matching.path.as_ref().map_or(matching.span.clone(), |path| path.span.clone()),
+        sentence: format!("`path` {error}"),
+    };
+    let (shape, regex, path) = match matching.path.as_ref().map(|path| &path.value) {
+        None => (Shape::default(), None, pattern(&Shape::default())),
+        Some(PathMatch::Pattern(text)) => {
+            let shape = Shape::pattern(text).map_err(fault)?;
+            let standing = if shape.only_path().is_some() { PathStanding::Exact } else { pattern(&shape) };
+            (shape, None, standing)
+        }
+        Some(PathMatch::Prefix(text)) => {
+            let shape = Shape::prefix(text).map_err(fault)?;
+            let standing = pattern(&shape);
+            (shape, None, standing)
+        }
+        Some(PathMatch::Regex(regex)) => {
+            (Shape::before_regex(regex.as_str()), Some(Box::new(regex.clone())), PathStanding::Regex { place })
+        }
+    };
+    let standing = Standing {
+        priority: Reverse(rule.priority),
+        path,
+        method: Reverse(!matching.methods.is_empty()),
+        headers: Reverse(matching.headers.len()),
+        query: Reverse(matching.query.len()),
+        place,
+    };
+    let mut hosts: Vec<_> = matching.hosts.iter().map(|host| host.value.clone()).collect();
+    if hosts.is_empty() {
+        hosts.push(HostPattern::Any);
+    }
+    hosts.sort_unstable();
+    hosts.dedup();
+    let candidate = Candidate {
+        route: rule.route as u32,
+        alternative: rule.alternative as u32,
+        prefix: if regex.is_some() { 0 } else { shape.prefix_length() as u32 },
+        captures: match &regex {
+            Some(regex) => regex.compiled().group_info().all_group_len() > 1,
+            None => shape.captures().next().is_some(),
+        },
+        regex,
+        predicates: Predicates::of(matching),
+    };
+    Ok((candidate, Detail { shape, standing, hosts }))
+}

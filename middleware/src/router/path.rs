@@ -1,0 +1,300 @@
+//! What a path may look like: exact, a pattern with captures, a prefix of whole segments, or a regex.
+//!
+//! Paths are compared as the client sent them, segment by segment; nothing is percent-decoded here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::trie::{between, first_segment};
+
+/// A path as the trie sees it: segments, and what may follow them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Shape {
+    pub(super) segments: Vec<Segment>,
+    pub(super) end: End,
+}
+
+/// One segment of a [`Shape`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Segment {
+    /// Exactly this text.
+    Literal(Box<str>),
+    /// At least one byte between fixed text, which may be empty.
+    Capture { before: Box<str>, name: Arc<str>, after: Box<str> },
+}
+
+/// What may follow the segments of a [`Shape`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) enum End {
+    /// Nothing.
+    Here,
+    /// A `/` and at least one byte, captured.
+    Rest(Arc<str>),
+    /// Nothing, or a `/` and anything.
+    #[default]
+    Prefix,
+}
+
+/// Why a text is no path pattern, as a sentence that goes on from `` `path` ``.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathError(pub(super) String);
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PathError {}
+
+fn wrong<T>(sentence: impl Into<String>) -> Result<T, PathError> {
+    Err(PathError(sentence.into()))
+}
+
+impl Shape {
+    /// Reads axum's syntax: `/a`, `/a/{id}`, `/a/v{n}.json`, `/a/{*rest}`; `{{` and `}}` are braces.
+    pub(super) fn pattern(text: &str) -> Result<Self, PathError> {
+        let Some(rest) = text.strip_prefix('/') else { return wrong("must begin with `/`") };
+        sendable(text)?;
+        let mut shape = Self { segments: Vec::new(), end: End::Here };
+        let mut rest = Some(rest);
+        while let Some(text) = rest {
+            let segment;
+            (segment, rest) = first_segment(text);
+            match parse(segment)? {
+                Parsed::Segment(segment) => shape.segments.push(segment),
+                Parsed::Rest(_) if rest.is_some() => {
+                    return wrong(format!("goes on after `{segment}`, which takes all there is"));
+                }
+                Parsed::Rest(name) => shape.end = End::Rest(name),
+            }
+        }
+        let mut names: Vec<_> = shape.captures().collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => wrong(format!("has two captures named `{}`", pair[0])),
+            None => Ok(shape),
+        }
+    }
+
+    /// Reads a prefix of whole segments; a trailing slash says nothing.
+    pub(super) fn prefix(text: &str) -> Result<Self, PathError> {
+        let Some(rest) = text.strip_prefix('/') else { return wrong("must begin with `/`") };
+        if text.contains(['{', '}']) {
+            return wrong("takes no captures; write `path = \"/{name}/{*rest}\"` for those");
+        }
+        sendable(text)?;
+        let segments = match rest.strip_suffix('/').unwrap_or(rest) {
+            "" => Vec::new(),
+            rest => rest.split('/').map(|segment| Segment::Literal(segment.into())).collect(),
+        };
+        Ok(Self { segments, end: End::Prefix })
+    }
+
+    /// The whole segments that every match of a regex begins with; a superset of what it matches.
+    pub(super) fn before_regex(regex: &str) -> Self {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-');
+        let mut length = regex.bytes().take_while(|byte| plain(byte)).count();
+        // What follows may repeat or remove the last byte, and an alternative may remove it all.
+        if matches!(regex.as_bytes().get(length), Some(b'?' | b'*' | b'+' | b'{')) {
+            length = length.saturating_sub(1);
+        }
+        if regex.contains('|') {
+            length = 0;
+        }
+        match regex[..length].rsplit_once('/') {
+            Some((head, _)) if !head.is_empty() => Self::prefix(head).unwrap_or_default(),
+            _ => Self::default(),
+        }
+    }
+
+    /// The path itself if there is only one that matches.
+    pub(super) fn only_path(&self) -> Option<String> {
+        let mut path = String::new();
+        for segment in &self.segments {
+            let Segment::Literal(text) = segment else { return None };
+            path.push('/');
+            path.push_str(text);
+        }
+        (self.end == End::Here).then_some(path)
+    }
+
+    /// How many segments are fixed text as a whole.
+    pub(super) fn literals(&self) -> usize {
+        self.segments.iter().filter(|segment| matches!(segment, Segment::Literal(text) if !text.is_empty())).count()
+    }
+
+    /// How many bytes of a path the prefix takes; 0 for what is no prefix.
+    pub(super) fn prefix_length(&self) -> usize {
+        if self.end != End::Prefix {
+            return 0;
+        }
+        let segment = |segment: &Segment| if let Segment::Literal(text) = segment { 1 + text.len() } else { 0 };
+        self.segments.iter().map(segment).sum()
+    }
+
+    /// The captures' names, in order.
+    pub(super) fn captures(&self) -> impl Iterator<Item = &Arc<str>> {
+        let last = if let End::Rest(name) = &self.end { Some(name) } else { None };
+        let named = |segment| if let &Segment::Capture { ref name, .. } = segment { Some(name) } else { None };
+        self.segments.iter().filter_map(named).chain(last)
+    }
+
+    /// What the captures stand for in a path that matches.
+    pub(super) fn capture(&self, path: &str) -> Vec<(Arc<str>, String)> {
+        let mut captured = Vec::new();
+        let mut rest = path.strip_prefix('/');
+        for segment in &self.segments {
+            let Some(text) = rest else { return captured };
+            let found;
+            (found, rest) = first_segment(text);
+            if let Segment::Capture { before, name, after } = segment {
+                captured.push((name.clone(), between(found, before, after).unwrap_or_default().to_owned()));
+            }
+        }
+        if let (End::Rest(name), Some(rest)) = (&self.end, rest) {
+            captured.push((name.clone(), rest.to_owned()));
+        }
+        captured
+    }
+
+    /// A path that matches, with `value` for every capture.
+    pub(super) fn example(&self, value: impl Fn(&str) -> String) -> String {
+        let mut path = String::new();
+        for segment in &self.segments {
+            path.push('/');
+            match segment {
+                Segment::Literal(text) => path.push_str(text),
+                Segment::Capture { before, name, after } => path.extend([&**before, &value(name), &**after]),
+            }
+        }
+        if let End::Rest(name) = &self.end {
+            path.push('/');
+            path.push_str(&value(name));
+        }
+        if path.is_empty() {
+            path.push('/');
+        }
+        path
+    }
+}
+
+enum Parsed {
+    Segment(Segment),
+    Rest(Arc<str>),
+}
+
+/// Reads one segment of a pattern.
+fn parse(segment: &str) -> Result<Parsed, PathError> {
+    let (mut before, mut after, mut name) = (String::new(), String::new(), None);
+    let mut rest = segment;
+    while let Some(at) = rest.find(['{', '}']) {
+        let text = if name.is_none() { &mut before } else { &mut after };
+        text.push_str(&rest[..at]);
+        let brace = &rest[at..];
+        if brace.starts_with("{{") || brace.starts_with("}}") {
+            text.push_str(&brace[..1]);
+            rest = &brace[2..];
+            continue;
+        }
+        if brace.starts_with('}') {
+            return wrong(format!("has a `}}` without a `{{` in `{segment}`; write `}}}}` for the brace itself"));
+        }
+        let Some((inner, behind)) = brace[1..].split_once('}') else {
+            return wrong(format!("has a `{{` that is never closed in `{segment}`; write `{{{{` for the brace itself"));
+        };
+        if name.is_some() {
+            return wrong(format!("has two captures in one segment, `{segment}`"));
+        }
+        name = Some(inner);
+        rest = behind;
+    }
+    let text = if name.is_none() { &mut before } else { &mut after };
+    text.push_str(rest);
+
+    let Some(name) = name else { return Ok(Parsed::Segment(Segment::Literal(before.into()))) };
+    let (name, all) = match name.strip_prefix('*') {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+        return wrong(format!("has a capture without a proper name in `{segment}`; use letters, digits, `_` and `-`"));
+    }
+    match all {
+        true if before.is_empty() && after.is_empty() => Ok(Parsed::Rest(name.into())),
+        true => wrong(format!("has text around `{{*{name}}}`, which must be a segment of its own")),
+        false => {
+            Ok(Parsed::Segment(Segment::Capture { before: before.into(), name: name.into(), after: after.into() }))
+        }
+    }
+}
+
+/// Refuses what no client can send as it stands, since such a path would silently never match.
+fn sendable(text: &str) -> Result<(), PathError> {
+    if text.contains(['?', '#']) {
+        return wrong("holds a `?` or `#`, which end a path; match a query with `query`");
+    }
+    match text.chars().find(|c| !c.is_ascii_graphic()) {
+        Some(c) => {
+            let encoded: String = c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect();
+            wrong(format!("holds {c:?}, which clients send encoded; write `{encoded}`"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_cannot_be_read_says_why() {
+        for (pattern, sentence) in [
+            ("a", "must begin with `/`"),
+            ("/a{b", "never closed"),
+            ("/a}b", "without a `{`"),
+            ("/{a}{b}", "two captures in one segment"),
+            ("/{a}/{a}", "two captures named `a`"),
+            ("/{}", "proper name"),
+            ("/{*rest}/b", "takes all there is"),
+            ("/x{*rest}", "segment of its own"),
+            ("/a?b=c", "end a path"),
+            ("/é", "write `%C3%A9`"),
+        ] {
+            let error = Shape::pattern(pattern).expect_err(pattern).to_string();
+            assert!(error.contains(sentence), "{pattern}: {error}");
+        }
+    }
+
+    #[test]
+    fn captures_stand_for_what_the_path_holds() {
+        let shape = Shape::pattern("/{tenant}/v{version}.json/{*rest}").expect("a pattern");
+        let captured = shape.capture("/acme/v2.json/a//b%20c");
+        let captured: Vec<_> = captured.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        assert_eq!(captured, [("tenant", "acme"), ("version", "2"), ("rest", "a//b%20c")]);
+    }
+
+    #[test]
+    fn doubled_braces_are_braces() {
+        let shape = Shape::pattern("/{{x}}").expect("a pattern");
+        assert_eq!(shape.only_path().as_deref(), Some("/{x}"));
+    }
+
+    #[test]
+    fn a_trailing_slash_counts_in_a_path_and_not_in_a_prefix() {
+        assert_ne!(Shape::pattern("/a/").expect("a pattern"), Shape::pattern("/a").expect("a pattern"));
+        assert_eq!(Shape::prefix("/a/").expect("a prefix"), Shape::prefix("/a").expect("a prefix"));
+    }
+
+    #[test]
+    fn the_head_of_a_regex_never_promises_too_much() {
+        let head = |regex| Shape::before_regex(regex).example(|_| unreachable!("it has no captures"));
+        assert_eq!(head("/api/v[0-9]+/x"), "/api");
+        assert_eq!(head("/api/?"), "/");
+        assert_eq!(head("/api/x?/y"), "/api");
+        assert_eq!(head("/api/a|/b"), "/");
+        assert_eq!(head("(?i)/api/x"), "/");
+        assert_eq!(head("/api/x"), "/api");
+        assert_eq!(head("/api//?x"), "/api");
+    }
+}

@@ -1,0 +1,258 @@
+//! `redirect`: the request's own address with some parts replaced.
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use http::header::{CONTENT_LENGTH, LOCATION};
+use http::uri::Authority;
+use http::{HeaderValue, StatusCode};
+use portcullis_config::{Redirect, Scheme, Spanned};
+
+use super::{Fault, host_of};
+use crate::layer::{Hop, Running};
+use crate::{Cause, Exchange, MatchedRoute, Next, Rejection, Request, Response};
+
+/// The end of a chain that redirects as the file says.
+///
+/// The answer's `Location` is always absolute, so that no path (`//elsewhere`, `/\elsewhere`) can lead to another host.
+pub fn redirect(redirect: &Redirect) -> Result<Next, Fault> {
+    let status = StatusCode::from_u16(*redirect.status).ok();
+    let status = status.filter(|status| matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308));
+    let status =
+        status.ok_or_else(|| Fault::at(&redirect.status.span, "`status` must be 301, 302, 303, 307 or 308"))?;
+    if let (Some(_), Some(prefix)) = (&redirect.path, &redirect.prefix) {
+        return Err(Fault::at(&prefix.span, "`prefix` says nothing beside `path`, which replaces the whole path"));
+    }
+    let path = match (&redirect.path, &redirect.prefix) {
+        (Some(path), _) => Path::replaced(path)?,
+        (None, Some(prefix)) => Path::Prefix(sendable(prefix, "prefix")?.to_owned()),
+        (None, None) => Path::Kept,
+    };
+    let host = redirect.host.as_ref().map(host).transpose()?;
+    let port = redirect.port.as_deref().copied();
+    Ok(Next::new(Redirecting { status, scheme: redirect.scheme, host, port, path }))
+}
+
+struct Redirecting {
+    status: StatusCode,
+    scheme: Option<Scheme>,
+    host: Option<String>,
+    port: Option<u16>,
+    path: Path,
+}
+
+enum Path {
+    Kept,
+    /// Takes the place of the prefix that was matched.
+    Prefix(String),
+    /// The query is kept unless this brings one, if only an empty one.
+    Replaced {
+        path: String,
+        query: Option<String>,
+        fragment: Option<String>,
+    },
+}
+
+impl Path {
+    fn replaced(text: &Spanned<String>) -> Result<Self, Fault> {
+        let text = sendable(text, "path")?;
+        let (text, fragment) = cut(text, '#');
+        let (path, query) = cut(text, '?');
+        let owned = |part: Option<&str>| part.map(str::to_owned);
+        Ok(Self::Replaced { path: path.to_owned(), query: owned(query), fragment: owned(fragment) })
+    }
+}
+
+fn cut(text: &str, at: char) -> (&str, Option<&str>) {
+    text.split_once(at).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+fn sendable<'a>(text: &'a Spanned<String>, key: &str) -> Result<&'a str, Fault> {
+    if !text.starts_with('/') {
+        return Err(Fault::at(&text.span, format!("`{key}` must begin with `/`")));
+    }
+    if text[1..].starts_with(['/', '\\']) {
+        return Err(Fault::at(
+            &text.span,
+            format!("`{key}` begins like the address of another host; write `host` for that"),
+        ));
+    }
+    match text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
+        Some(c) => {
+            Err(Fault::at(&text.span, format!("`{key}` holds {c:?}, which an address has only percent-encoded")))
+        }
+        None => Ok(text),
+    }
+}
+
+fn host(text: &Spanned<String>) -> Result<String, Fault> {
+    let authority = text.parse::<Authority>().ok();
+    match authority.filter(|authority| authority.host() == text.value && text.bytes().all(in_a_host)) {
+        Some(_) => Ok(text.value.clone()),
+        None => Err(Fault::at(
+            &text.span,
+            "`host` must be a host name alone; `port`, `scheme` and `path` are keys of their own",
+        )),
+    }
+}
+
+fn in_a_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':')
+}
+
+impl Hop for Redirecting {
+    fn run(&self, request: Request) -> Running {
+        let Some(location) = self.location(&request) else {
+            let refusal =
+                Rejection::new(Cause::BadRequest).detail("the request names no host that could be redirected to");
+            return Running::ready(refusal.into_response());
+        };
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(LOCATION, location);
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
+        Running::ready(response)
+    }
+}
+
+impl Redirecting {
+    fn location(&self, request: &Request) -> Option<HeaderValue> {
+        let exchange = Exchange::of(request);
+        let scheme = match self.scheme {
+            Some(Scheme::Http) => "http",
+            Some(Scheme::Https) => "https",
+            None => exchange.scheme(),
+        };
+        let asked = host_of(request);
+        let host = self.host.as_deref().unwrap_or(&asked);
+        if host.is_empty() || !host.bytes().all(in_a_host) {
+            return None;
+        }
+        let port = self.port.or(if self.scheme.is_some() { None } else { exchange.listener_port() });
+        let port = port.filter(|port| !matches!((scheme, *port), ("http", 80) | ("https", 443)));
+
+        let mut location = format!("{scheme}://{host}");
+        if let Some(port) = port {
+            location.push_str(&format!(":{port}"));
+        }
+        let (path, mut query, mut fragment) = (request.uri().path(), request.uri().query(), None);
+        match &self.path {
+            Path::Kept => push_path(&mut location, "", path),
+            Path::Prefix(prefix) => {
+                let matched = request.extensions().get::<MatchedRoute>().map_or(0, |matched| matched.prefix);
+                push_path(&mut location, prefix, path.get(matched..).unwrap_or_default());
+            }
+            Path::Replaced { path, query: own, fragment: mark } => {
+                location.push_str(path);
+                query = own.as_deref().or(query);
+                fragment = mark.as_deref();
+            }
+        }
+        for (sign, part) in [('?', query), ('#', fragment)] {
+            if let Some(part) = part.filter(|part| !part.is_empty()) {
+                location.push(sign);
+                location.push_str(part);
+            }
+        }
+        HeaderValue::try_from(location).ok()
+    }
+}
+
+/// Adds a prefix and what remains of a path, with one slash at the beginning and one between them.
+fn push_path(location: &mut String, prefix: &str, rest: &str) {
+    // Clients read `\` as `/`, and who takes the path out of the address must not find another host in `//`.
+    let rest = rest.trim_start_matches(['/', '\\']);
+    let joined = match (prefix.trim_end_matches('/'), rest) {
+        ("", rest) => format!("/{rest}"),
+        (_, "") => prefix.to_owned(),
+        (prefix, rest) => format!("{prefix}/{rest}"),
+    };
+    location.push_str(&joined.replace('\\', "%5C"));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Cause;
+    use crate::router::testing::{asking, gateway, gateway_fault};
+    use crate::testing::request;
+
+    /// Where `target` on `host` is sent; the listener's port is 8080.
+    async fn location(redirect: &str, matching: &str, scheme: &'static str, host: &str, target: &str) -> String {
+        let app = gateway(&format!("[[route]]\nmatch = {matching}\nredirect = {redirect}")).scheme(scheme);
+        let answer = app.send(asking(host, target)).await;
+        assert!(answer.status.is_redirection(), "{answer:?}");
+        answer.headers["location"].to_str().expect("text").to_owned()
+    }
+
+    #[tokio::test]
+    async fn each_part_is_replaced_and_the_rest_is_kept() {
+        for (redirect, matching, scheme, target, expected) in [
+            ("{}", "{}", "http", "/a?b=c", "http://old.example:8080/a?b=c"),
+            (r#"{ scheme = "https" }"#, "{}", "http", "/a?b", "https://old.example/a?b"),
+            (r#"{ scheme = "https", port = 8443 }"#, "{}", "http", "/", "https://old.example:8443/"),
+            (r#"{ scheme = "http", port = 443 }"#, "{}", "http", "/", "http://old.example:443/"),
+            (r#"{ port = 443 }"#, "{}", "https", "/", "https://old.example/"),
+            (r#"{ port = 80, host = "new.example" }"#, "{}", "http", "/x", "http://new.example/x"),
+            (r#"{ path = "/x" }"#, "{}", "http", "/a?b=c", "http://old.example:8080/x?b=c"),
+            (r#"{ path = "/x?y#z" }"#, "{}", "http", "/a?b=c", "http://old.example:8080/x?y#z"),
+            (r#"{ path = "/x?" }"#, "{}", "http", "/a?b=c", "http://old.example:8080/x"),
+            (
+                r#"{ prefix = "/y" }"#,
+                r#"{ path = { prefix = "/a" } }"#,
+                "http",
+                "/a/b/?c",
+                "http://old.example:8080/y/b/?c",
+            ),
+            (r#"{ prefix = "/y/" }"#, r#"{ path = { prefix = "/a" } }"#, "http", "/a/b", "http://old.example:8080/y/b"),
+            (r#"{ prefix = "/" }"#, r#"{ path = { prefix = "/a" } }"#, "http", "/a", "http://old.example:8080/"),
+            (r#"{ prefix = "/y" }"#, "{}", "http", "/a", "http://old.example:8080/y/a"),
+        ] {
+            assert_eq!(location(redirect, matching, scheme, "OLD.example:99", target).await, expected, "{redirect}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_path_leads_to_another_host() {
+        let prefix = r#"{ path = { prefix = "/a" } }"#;
+        for target in ["/a//evil.example", "/a/\\evil.example", "/a///\\/evil.example"] {
+            let to = location(r#"{ prefix = "/" }"#, prefix, "http", "old.example", target).await;
+            assert_eq!(to, "http://old.example:8080/evil.example", "{target}");
+        }
+        assert_eq!(
+            location("{}", "{}", "http", "old.example", "//evil.example").await,
+            "http://old.example:8080/evil.example"
+        );
+        assert_eq!(location("{}", "{}", "http", "old.example", "/x\\y").await, "http://old.example:8080/x%5Cy");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_names_no_proper_host_is_not_redirected_to_it() {
+        let app = gateway("[[route]]\nredirect = { scheme = \"https\" }");
+        app.get("/").await.expect_status(400).expect_cause(Cause::BadRequest);
+        app.send(asking("evil.example/x?", "/")).await.expect_status(400);
+        let app = gateway("[[route]]\nredirect = { host = \"new.example\", scheme = \"https\" }");
+        app.get("/").await.expect_status(302).expect_header("location", "https://new.example/");
+    }
+
+    #[tokio::test]
+    async fn the_status_is_302_unless_given() {
+        let app = gateway("[[route]]\nredirect = { host = \"new.example\", status = 308 }");
+        app.send(request("POST", "/")).await.expect_status(308).expect_header("content-length", "0");
+    }
+
+    #[test]
+    fn what_cannot_be_redirected_to_is_a_fault() {
+        for (redirect, sentence) in [
+            (r#"{ status = 304 }"#, "must be 301"),
+            (r#"{ host = "a/b" }"#, "a host name alone"),
+            (r#"{ host = "user@a" }"#, "a host name alone"),
+            (r#"{ host = "a:80" }"#, "a host name alone"),
+            (r#"{ path = "x" }"#, "must begin with `/`"),
+            (r#"{ path = "//evil" }"#, "another host"),
+            (r#"{ path = "/a\nb" }"#, "percent-encoded"),
+            (r#"{ path = "/a", prefix = "/b" }"#, "says nothing"),
+        ] {
+            let fault = gateway_fault(&format!("[[route]]\nredirect = {redirect}"));
+            assert!(fault.contains(sentence), "{redirect}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The routes of one listener, compiled, and the question they answer: which of them takes this request?
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::ALLOW;
+use portcullis_config::Match;
+
+use super::Fault;
+use super::index::{Candidate, Index, Rule};
+use super::predicate::Facts;
+use super::trie::Rank;
+use crate::{Cause, MatchedRoute, Next, Rejection, Request, RouteInfo};
+
+/// A route on its way into a [`Table`].
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name and place.
+    pub info: Arc<RouteInfo>,
+    /// What it matches, any of them; none is a match of everything.
+    pub matches: Vec<Match>,
+    /// Its `priority`.
+    pub priority: i32,
+    /// Its position in the file.
+    pub order: usize,
+    /// Its chain, with what answers at the end.
+    pub answer: Next,
+}
+
+/// The compiled routes of one listener.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub(super) entries: Vec<Entry>,
+    pub(super) index: Index,
+}
+
+/// The route that wins a request.
+#[derive(Debug)]
+pub struct Hit<'a> {
+    /// The route.
+    pub entry: &'a Entry,
+    /// Which of its matches matched, from 0.
+    pub alternative: usize,
+    /// What the rest of the chain may know about the match.
+    pub matched: MatchedRoute,
+}
+
+/// No route takes the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Miss {
+    /// None matches.
+    NoRoute,
+    /// Only the method is wrong; with one of these a route would match.
+    MethodNotAllowed(HeaderValue),
+    /// A route that matches by the client's address decides, and that address is unknown.
+    ClientUnknown,
+}
+
+impl From<Miss> for Rejection {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::NoRoute => Rejection::new(Cause::NoRoute),
+            Miss::MethodNotAllowed(allow) => Rejection::new(Cause::MethodNotAllowed).header(ALLOW, allow),
+            Miss::ClientUnknown => Rejection::new(Cause::Internal).detail("the client's address is unknown"),
+        }
+    }
+}
+
+impl Table {
+    /// Compiles routes. Paths that cannot be read are faults, all of them at once.
+    pub fn build(entries: Vec<Entry>) -> Result<Self, Vec<Fault>> {
+        let anything = Match::default();
+        let rules = entries.iter().enumerate().flat_map(|(route, entry)| {
+            let (priority, order) = (entry.priority, entry.order);
+            alternatives(&entry.matches, &anything).map(move |(alternative, matching)| Rule {
+                route,
+                alternative,
+                matching,
+                priority,
+                order,
+            })
+        });
+        let index = Index::build(rules)?;
+        Ok(Self { entries, index })
+    }
+
+    /// The routes, in the order they were given.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The route that takes a request.
+    pub fn find(&self, request: &Request) -> Result<Hit<'_>, Miss> {
+        let facts = Facts::of(request);
+        let rank = self.index.find(&facts)?;
+        let candidate = self.index.candidate(rank);
+        let entry = self.entry(candidate);
+        let captures = if candidate.captures { self.capture(rank, facts.path) } else { Vec::new() };
+        let prefix = if facts.path.starts_with('/') { candidate.prefix as usize } else { 0 };
+        let matched = MatchedRoute { route: entry.info.clone(), prefix, captures };
+        Ok(Hit { entry, alternative: candidate.alternative as usize, matched })
+    }
+
+    pub(super) fn entry(&self, candidate: &Candidate) -> &Entry {
+        &self.entries[candidate.route as usize]
+    }
+
+    /// What the winner's path captured: segments by name, or the named groups of its regex.
+    fn capture(&self, rank: Rank, path: &str) -> Vec<(Arc<str>, String)> {
+        let Some(regex) = &self.index.candidate(rank).regex else { return self.index.detail(rank).shape.capture(path) };
+        let regex = regex.compiled();
+        let mut groups = regex.create_captures();
+        regex.captures(path, &mut groups);
+        let Some(pattern) = groups.pattern() else { return Vec::new() };
+        let names = groups.group_info().pattern_names(pattern).enumerate();
+        let named = names.filter_map(|(index, name)| Some((name?, groups.get_group(index)?)));
+        named.map(|(name, span)| (name.into(), path[span.range()].to_owned())).collect()
+    }
+}
+
+/// A route's matches with their numbers; one of everything if it has none.
+pub(super) fn alternatives<'a>(matches: &'a [Match], anything: &'a Match) -> impl Iterator<Item = (usize, &'a Match)> {
+    let matches = if matches.is_empty() { std::slice::from_ref(anything) } else { matches };
+    matches.iter().enumerate()
+}

@@ -1,0 +1,76 @@
+//! For the router's own tests: routes as the file writes them, answered by services that say their names.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::header::HOST;
+use portcullis_config::{Answer, File, Route};
+
+use super::{Branch, Entry, Fault, Router, Table, redirect, respond, split};
+use crate::layer::{Running, hop};
+use crate::testing::{Chain, Setting, request};
+use crate::{Next, Request, Response, RouteInfo};
+
+/// The routes of a file that is nothing but routes.
+pub(super) fn routes(toml: &str) -> Vec<Route> {
+    let (file, faults) = File::parse("gateway.toml", &format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{toml}"));
+    assert!(!faults.has_errors(), "{}", faults.render(false));
+    file.expect("a file without errors").routes
+}
+
+/// A service that answers with its name as the body.
+fn service(name: &str) -> Next {
+    let name = name.to_owned();
+    hop(move |_| Running::ready(Response::new(Body::from(name.clone()))))
+}
+
+fn answer(route: &Route) -> Result<Next, Fault> {
+    match route.answer() {
+        Answer::Service(name) => Ok(service(name)),
+        Answer::Respond(settings) => respond(settings),
+        Answer::Redirect(settings) => redirect(settings),
+        Answer::Split(parts) => {
+            let branch = |name: &str, weight| Branch { name: name.to_owned(), weight, answer: service(name) };
+            let branches = parts.iter().map(|part| branch(&part.service, part.weight)).collect();
+            Ok(split(branches, route.sticky.as_deref()).expect("a weight above 0"))
+        }
+    }
+}
+
+pub(super) fn entry(route: &Route) -> Result<Entry, Fault> {
+    Ok(Entry {
+        info: Arc::new(RouteInfo { name: route.label().into_owned(), place: route.place }),
+        matches: route.matches.clone(),
+        priority: route.priority,
+        order: route.position,
+        answer: answer(route)?,
+    })
+}
+
+pub(super) fn table_of(routes: &[Route]) -> Result<Table, Vec<Fault>> {
+    let entries: Result<Vec<_>, _> = routes.iter().map(entry).collect();
+    Table::build(entries.map_err(|fault| vec![fault])?)
+}
+
+pub(super) fn table(toml: &str) -> Table {
+    table_of(&routes(toml)).expect("routes that compile")
+}
+
+/// A chain of the router alone.
+pub(super) fn gateway(toml: &str) -> Chain {
+    let setting = Setting { routes: Some(Arc::new(table(toml))), ..Setting::default() };
+    Chain::new(vec![setting.build::<Router>("").expect("the router has no settings")])
+}
+
+/// What is wrong with routes that parse.
+pub(super) fn gateway_fault(toml: &str) -> String {
+    let faults = table_of(&routes(toml)).expect_err("a fault");
+    faults.into_iter().map(|fault| fault.sentence).collect::<Vec<_>>().join("\n")
+}
+
+/// A `GET` with a `Host`.
+pub(super) fn asking(host: &str, target: &str) -> Request {
+    let mut asked = request("GET", target);
+    asked.headers_mut().insert(HOST, host.parse().expect("a header"));
+    asked
+}
