@@ -19,7 +19,9 @@ mod document;
 pub mod file;
 mod names;
 mod node;
+mod open;
 mod raw;
+pub mod schema;
 mod spanned;
 pub mod units;
 
@@ -27,5 +29,6 @@ pub use diagnostic::{Diagnostic, Faults, Level};
 pub use document::{Document, Place};
 pub use file::*;
 pub use names::did_you_mean;
+pub use open::{Kind, OpenTable, open_tables, unknown_type};
 pub use raw::{Raw, Step};
 pub use spanned::Spanned;

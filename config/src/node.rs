@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use serde::de::{self, IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_spanned::de::{SpannedDeserializer, is_spanned};
 use toml::de::{DeTable, DeValue};
 
@@ -71,6 +72,13 @@ impl Node {
     pub(crate) fn entries(&self) -> &[(Spanned<String>, Node)] {
         match &self.kind {
             Kind::Table(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.kind {
+            Kind::List(items) => items,
             _ => &[],
         }
     }
@@ -157,6 +165,28 @@ impl Node {
                 out.push('}');
             }
             Kind::Hole => {}
+        }
+    }
+}
+
+impl Node {
+    /// The value as JSON, which has no dates: they become text.
+    pub(crate) fn json(&self) -> Value {
+        match &self.kind {
+            Kind::String(text) | Kind::Datetime(text) => Value::from(text.as_str()),
+            Kind::Integer(number) => match number.map(i64::try_from) {
+                Some(Ok(number)) => Value::from(number),
+                _ => Value::Null,
+            },
+            Kind::Float(number) => Value::from(*number),
+            Kind::Boolean(yes) => Value::from(*yes),
+            Kind::List(items) => items.iter().map(Node::json).collect(),
+            Kind::Table(entries) => {
+                let entries = entries.iter();
+                let entries = entries.map(|(key, value)| (key.value.clone(), value.json()));
+                Value::Object(entries.collect())
+            }
+            Kind::Hole => Value::Null,
         }
     }
 }

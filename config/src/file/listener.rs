@@ -21,7 +21,7 @@ pub struct Listener {
     pub hosts: Vec<Spanned<HostPattern>>,
     /// The middlewares that every request of this listener passes, in order. Default `["router"]`.
     #[serde(default = "only_the_router")]
-    #[schemars(with = "Vec<ChainItem>")]
+    #[schemars(extend("default" = ["router"]))]
     pub chain: Vec<ChainItem>,
     /// Whether connections begin with a PROXY protocol header.
     #[serde(default)]

@@ -16,10 +16,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Place, Raw, Spanned};
+use crate::{Document, Faults, Place, Raw, Spanned, did_you_mean};
 
 pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, TlsVersion};
 pub use matching::{Match, PathMatch, ValueMatch};
+pub(crate) use parse::Outline;
 pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};
 pub use service::{Balance, Health, Instance, Protocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls};
 
@@ -57,6 +58,36 @@ impl File {
             route.chain.iter().chain(parts.flat_map(|part| &part.chain))
         });
         listeners.chain(routes)
+    }
+}
+
+impl File {
+    /// The middleware that `[middleware.NAME]` declares.
+    pub fn middleware(&self, name: &str) -> Option<&Named<Raw>> {
+        self.middlewares.iter().find(|it| it.name.value == name)
+    }
+
+    /// Reports a name in a chain that is neither declared nor one of `types`, the plugins that need no
+    /// table.
+    pub fn unknown_middleware<'a>(
+        &self,
+        name: &Spanned<String>,
+        types: impl IntoIterator<Item = &'a str>,
+        faults: &mut Faults,
+    ) {
+        let types: Vec<&str> = types.into_iter().collect();
+        let declared: Vec<&str> = self.middlewares.iter().map(|it| it.name.as_str()).collect();
+        let guess = did_you_mean(name, declared.iter().chain(&types).copied());
+        let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
+        let said = format!("unknown middleware `{name}`{}", guess.unwrap_or_default());
+        let label = match declared.as_slice() {
+            [] => "no middleware is declared, and this is no type of one".to_owned(),
+            declared => format!("declared: {}", declared.join(", ")),
+        };
+        faults
+            .error(&self.document, name.span.clone(), said)
+            .label(label)
+            .help(format!("or a type that needs no settings: {}", types.join(", ")));
     }
 }
 
