@@ -1,4 +1,6 @@
 //! .
 
+pub mod balance;
+pub mod proxy;
 pub mod registry;
 pub mod testing;

@@ -1,0 +1,44 @@
+//! Why an attempt gave no answer, and whether another one may follow.
+
+use portcullis_middleware::{Cause, Rejection};
+
+/// Why an attempt gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What is known about what the instance did.
+    pub fault: Fault,
+    /// What the client, the log and the metrics are told.
+    pub cause: Cause,
+}
+
+/// What is known about what the instance did with the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing: there was no connection.
+    Connect,
+    /// Nothing: the connection was gone before anything was written to it.
+    Unsent,
+    /// The connection broke before the answer began, and the instance may have acted.
+    Reset,
+    /// The same on a connection that had been open before: most likely it was closed as the request arrived.
+    Stale,
+    /// The answer did not begin in time.
+    Timeout,
+    /// It answered something that is not HTTP, or is so in two ways.
+    BadAnswer,
+    /// The client did not deliver the request.
+    Client,
+}
+
+impl Failure {
+    /// A fault and its cause.
+    pub(super) fn new(fault: Fault, cause: Cause) -> Self {
+        Self { fault, cause }
+    }
+}
+
+impl From<Failure> for Rejection {
+    fn from(failure: Failure) -> Self {
+        Rejection::new(failure.cause)
+    }
+}

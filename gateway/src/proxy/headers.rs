@@ -1,0 +1,322 @@
+//! Which headers cross the gateway, and which it writes itself.
+//!
+//! Headers that speak of one connection only end here, in both directions ([`end_hop`]). That happens to a request
+//! before the first middleware sees it: a client cannot name in `Connection` what the gateway adds later, such as
+//! `X-Forwarded-For` or a trace header, and so have it removed again.
+//!
+//! What speaks for the client (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`) is believed from a trusted peer only. From
+//! anybody else it is replaced.
+//!
+//! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked. `Expect` ends here: the
+//! client is told to go on as soon as an instance has room for the body.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use portcullis_config::Forwarding;
+use portcullis_middleware::{Client, Exchange, Rejection};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// RFC 9110 §7.6.1, and what is so by custom.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    TE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// What claims to know who the client is.
+const CLAIMS: [HeaderName; 6] =
+    [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED];
+
+/// Headers that many an application reads in one of two spellings, because CGI cannot tell `-` from `_`.
+const OWNED: [&str; 10] = [
+    "content-length",
+    "forwarded",
+    "traceparent",
+    "transfer-encoding",
+    "x-amzn-trace-id",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Removes the headers that concern only the connection they came over.
+///
+/// `TE: trailers` stays: we do pass trailers on.
+pub fn end_hop(headers: &mut HeaderMap) {
+    let trailers = takes_trailers(headers);
+    if headers.contains_key(CONNECTION) {
+        for name in listed(headers) {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// RFC 9110 §7.6.1: a name listed in `Connection` is hop-by-hop, whatever it is.
+fn listed(headers: &HeaderMap) -> Vec<HeaderName> {
+    let options = headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    // Without its `Host` a request would go astray, and nobody may ask for that.
+    options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).filter(|name| *name != HOST).collect()
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Removes what no instance may believe: `Proxy` (which a CGI program takes for its proxy's address), and headers with
+/// underscores that look like ours.
+fn end_masquerade(headers: &mut HeaderMap) {
+    headers.remove("proxy");
+    headers.remove(EXPECT);
+    let masked = |name: &HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && OWNED.contains(&name.replace('_', "-").as_str())
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|name| masked(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Cleans a request's headers for an instance and tells it about the client.
+pub(super) fn prepare<B>(
+    request: &mut Request<B>,
+    exchange: &Exchange,
+    forwarding: Forwarding,
+) -> Result<(), Rejection> {
+    let client = *exchange.client()?;
+    let host = host(request);
+    let headers = request.headers_mut();
+    end_hop(headers);
+    end_masquerade(headers);
+    match &host {
+        Some(host) => headers.insert(HOST, host.clone()),
+        None => headers.remove(HOST),
+    };
+    introduce(headers, &client, exchange.scheme(), host.as_ref(), forwarding);
+    Ok(())
+}
+
+/// The host that the request is for. The one in an absolute-form target wins over `Host` (RFC 9112 §3.2.2).
+fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
+    let bare = |authority: &Authority| {
+        let text = authority.as_str();
+        let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
+        HeaderValue::from_str(host).ok()
+    };
+    request.uri().authority().and_then(bare).or_else(|| request.headers().get(HOST).cloned())
+}
+
+/// Tells an instance who the client is.
+fn introduce(
+    headers: &mut HeaderMap,
+    client: &Client,
+    scheme: &'static str,
+    host: Option<&HeaderValue>,
+    mode: Forwarding,
+) {
+    let hop = client.peer.ip().to_canonical();
+    if !client.peer_is_trusted {
+        for name in &CLAIMS {
+            headers.remove(name);
+        }
+    }
+    if matches!(mode, Forwarding::X | Forwarding::Both) {
+        append(headers, X_FORWARDED_FOR, &hop.to_string());
+        insert_new(headers, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        if let Some(host) = host {
+            insert_new(headers, X_FORWARDED_HOST, host.clone());
+        }
+        if let Ok(ip) = HeaderValue::try_from(client.ip.to_string()) {
+            headers.insert(X_REAL_IP, ip);
+        }
+    }
+    if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both) {
+        append(headers, FORWARDED, &element(hop, scheme, host));
+    }
+}
+
+/// Joins an element to a list header, which then has one line.
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut line = Vec::new();
+    for value in headers.get_all(&name) {
+        line.extend_from_slice(value.as_bytes());
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(element.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, value);
+    }
+}
+
+fn insert_new(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    headers.entry(name).or_insert(value);
+}
+
+/// RFC 7239 §4: `for=192.0.2.1;host=example.com;proto=https`.
+fn element(hop: IpAddr, scheme: &str, host: Option<&HeaderValue>) -> String {
+    let mut element = match hop {
+        IpAddr::V4(ip) => format!("for={ip}"),
+        IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+    };
+    if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\'])) {
+        let _ = write!(element, ";host=\"{host}\"");
+    }
+    let _ = write!(element, ";proto={scheme}");
+    element
+}
+
+/// The target in the form an instance expects: a path and a query, without scheme and authority.
+pub(super) fn origin_form(uri: &Uri) -> Uri {
+    match uri.path_and_query() {
+        Some(target) => Uri::from(target.clone()),
+        None => Uri::from_static("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_middleware::Origin;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn client(peer: &str, trusted: bool) -> Client {
+        let peer: std::net::SocketAddr = peer.parse().unwrap();
+        Client { ip: peer.ip().to_canonical(), origin: Origin::Peer, peer, peer_is_trusted: trusted }
+    }
+
+    fn introduced(before: &[(&'static str, &'static str)], client: &Client, mode: Forwarding) -> Vec<String> {
+        let mut headers = headers(before);
+        introduce(&mut headers, client, "https", Some(&HeaderValue::from_static("shop.example:8443")), mode);
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    const SPOOFED: [(&str, &str); 5] = [
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-proto", "ftp"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-real-ip", "1.1.1.1"),
+        ("forwarded", "for=1.1.1.1"),
+    ];
+
+    #[test]
+    fn whatever_connection_names_ends_here() {
+        let mut headers = headers(&[
+            ("connection", "close, X-Secret"),
+            ("keep-alive", "timeout=5"),
+            ("x-secret", "1"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-connection", "keep-alive"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
+            ("host", "a"),
+            ("accept", "*/*"),
+        ]);
+        headers.append(CONNECTION, HeaderValue::from_static("host, b d"));
+        headers.append(CONNECTION, HeaderValue::from_static("accept"));
+        end_hop(&mut headers);
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!(
+            (&headers["host"], &headers["te"]),
+            (&HeaderValue::from_static("a"), &HeaderValue::from_static("trailers"))
+        );
+    }
+
+    #[test]
+    fn a_stranger_cannot_speak_for_anybody() {
+        assert_eq!(
+            introduced(&SPOOFED, &client("203.0.113.9:5000", false), Forwarding::X),
+            [
+                "x-forwarded-for: 203.0.113.9",
+                "x-forwarded-host: shop.example:8443",
+                "x-forwarded-proto: https",
+                "x-real-ip: 203.0.113.9"
+            ]
+        );
+        assert!(introduced(&SPOOFED, &client("203.0.113.9:5000", false), Forwarding::Off).is_empty());
+    }
+
+    #[test]
+    fn a_trusted_peer_is_believed_and_joins_the_list() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        (proxied.ip, proxied.origin) = ("1.1.1.1".parse().unwrap(), Origin::XForwardedFor(0));
+        assert_eq!(
+            introduced(&SPOOFED, &proxied, Forwarding::Both),
+            [
+                "forwarded: for=1.1.1.1, for=10.0.0.2;host=\"shop.example:8443\";proto=https",
+                "x-forwarded-for: 1.1.1.1, 10.0.0.2",
+                "x-forwarded-host: evil.example",
+                "x-forwarded-proto: ftp",
+                "x-real-ip: 1.1.1.1"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_quoted_where_rfc_7239_says_so() {
+        assert_eq!(
+            introduced(&SPOOFED, &client("[2001:db8::7]:5000", false), Forwarding::Rfc7239),
+            ["forwarded: for=\"[2001:db8::7]\";host=\"shop.example:8443\";proto=https"]
+        );
+    }
+
+    #[test]
+    fn a_mapped_address_is_written_as_the_ipv4_address_it_is() {
+        let lines = introduced(&[], &client("[::ffff:192.0.2.1]:5000", false), Forwarding::X);
+        assert_eq!(lines[0], "x-forwarded-for: 192.0.2.1");
+    }
+
+    #[test]
+    fn headers_that_pass_for_ours_are_dropped() {
+        let mut headers = headers(&[
+            ("proxy", "http://evil"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x_forwarded-for", "1.1.1.1"),
+            ("content_length", "5"),
+            ("x_custom_header", "stays"),
+        ]);
+        end_masquerade(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["x_custom_header"]);
+    }
+
+    #[test]
+    fn the_target_is_sent_in_origin_form_and_its_host_wins() {
+        let request = Request::get("http://user:pw@a.example:81/x?y").header(HOST, "b.example").body(()).unwrap();
+        assert_eq!(host(&request).unwrap(), "a.example:81");
+        assert_eq!(origin_form(request.uri()), "/x?y");
+        assert_eq!(origin_form(&Uri::from_static("*")), "*");
+    }
+}

@@ -1,0 +1,20 @@
+//! The last hop: pick an instance, clean the headers, send, perhaps try again, stream the answer back.
+//!
+//! [`Forward`] is the story. An [`Upstream`] is a service as requests see it, a [`Policy`] how it wants to be talked
+//! to; [`Pools`] keep its connections.
+
+mod answer;
+mod attempt;
+mod connection;
+mod failure;
+mod forward;
+pub mod headers;
+mod policy;
+mod pool;
+mod upload;
+mod upstream;
+
+pub use forward::{Forward, Resolve, Resolved, Service};
+pub use policy::{Host, Overrides, Policy, Retry, Timeouts};
+pub use pool::{Closed, Counts, Limits, Pools};
+pub use upstream::Upstream;
