@@ -36,13 +36,12 @@ use super::{BuildError, Instance, Registry, RegistryContext, RegistryError, Regi
 /// Follows a file of services.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "File")]
-pub struct FileSettings {
+pub struct File {
     /// The file; a relative path starts from the directory of the configuration file.
     path: PathBuf,
 }
 
-impl RegistryPlugin for FileSettings {
+impl RegistryPlugin for File {
     const NAME: &'static str = "file";
     const EXAMPLE: &'static str = r#"path = "services.toml""#;
 
@@ -194,7 +193,7 @@ mod tests {
         }
 
         fn registry(&self) -> Arc<dyn Registry> {
-            FileSettings { path: self.path() }.build(&RegistryContext::new("r")).unwrap()
+            File { path: self.path() }.build(&RegistryContext::new("r")).unwrap()
         }
     }
 

@@ -110,17 +110,17 @@ fn build<P: RegistryPlugin>(
 
 #[cfg(test)]
 mod tests {
-    use portcullis_config::{Diagnostic, File};
+    use portcullis_config::Diagnostic;
 
     use super::*;
     use crate::registry::consul::Consul;
-    use crate::registry::file::FileSettings;
+    use crate::registry::file::File;
     use crate::registry::memory::Memory;
     use crate::registry::static_::Static;
 
     fn built(row: RegistryRow, settings: &str) -> Result<Arc<dyn Registry>, String> {
         let text = format!("[registry.r]\ntype = \"{}\"\n{settings}\n", row.name);
-        let (file, mut faults) = File::parse("gateway.toml", &text);
+        let (file, mut faults) = portcullis_config::File::parse("gateway.toml", &text);
         let registry = file.and_then(|file| {
             let raw = &file.registries[0].value;
             (row.build)(raw, &file.document, &RegistryContext::new("r"), &mut faults)
@@ -134,7 +134,7 @@ mod tests {
         for row in [
             RegistryRow::of::<Memory>(),
             RegistryRow::of::<Static>(),
-            RegistryRow::of::<FileSettings>(),
+            RegistryRow::of::<File>(),
             RegistryRow::of::<Consul>(),
         ] {
             if let Err(faults) = built(row, row.example) {
@@ -154,7 +154,7 @@ mod tests {
             (RegistryRow::of::<Memory>(), "instances = 0", "`instances`"),
             (RegistryRow::of::<Static>(), "services = { orders = [\"127.0.0.1\"] }", "has no port"),
             (RegistryRow::of::<Static>(), "services = { \"a/b\" = [] }", "no slashes"),
-            (RegistryRow::of::<FileSettings>(), "", "`path`"),
+            (RegistryRow::of::<File>(), "", "`path`"),
         ] {
             let faults = built(row, settings).err().unwrap_or_else(|| panic!("{settings} was accepted"));
             assert!(faults.contains(wanted), "{settings}: {faults}");
