@@ -119,7 +119,8 @@ mod tests {
     use crate::registry::static_::Static;
 
     fn built(row: RegistryRow, settings: &str) -> Result<Arc<dyn Registry>, String> {
-        let text = format!("[registry.r]\ntype = \"{}\"\n{settings}\n", row.name);
+        let listener = "[listener.web]\naddress = \"127.0.0.1:80\"";
+        let text = format!("[registry.r]\ntype = \"{}\"\n{settings}\n{listener}\n", row.name);
         let (file, mut faults) = portcullis_config::File::parse("gateway.toml", &text);
         let registry = file.and_then(|file| {
             let raw = &file.registries[0].value;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_config::units::{self, InstanceAddress as Address};
+use portcullis_config::units::InstanceAddress as Address;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess};
@@ -42,26 +42,14 @@ pub struct Instance {
 }
 
 /// An instance on its way into a registry.
-///
-/// As JSON: `{ "service": "orders", "instance": "10.0.0.7:80", "ttl": "10s" }`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// The service it joins.
     pub service: ServiceName,
     /// The instance itself.
     pub instance: Instance,
     /// How long it stays unless it registers again; for ever if not given.
-    #[serde(default, deserialize_with = "ttl")]
     pub ttl: Option<Duration>,
-}
-
-/// A time to live of nothing would be a registration that is none.
-fn ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    match Option::<units::Duration>::deserialize(deserializer)? {
-        Some(ttl) if ttl.get().is_zero() => Err(de::Error::custom("a time to live must be longer than nothing")),
-        ttl => Ok(ttl.map(units::Duration::get)),
-    }
 }
 
 impl Instance {
@@ -277,23 +265,6 @@ mod tests {
         }
         for text in ["orders", "go.micro.srv.greeter", "größe", &"x".repeat(255)] {
             assert_eq!(text.parse::<ServiceName>().unwrap().as_str(), text);
-        }
-    }
-
-    #[test]
-    fn a_registration_reads_from_json() {
-        let read = serde_json::from_str::<Registration>;
-        let full = r#"{"service":"orders","instance":{"id":"a","address":"b:1","weight":3},"ttl":"10s"}"#;
-        let full = read(full).unwrap();
-        assert_eq!((full.instance.weight, full.ttl), (3, Some(Duration::from_secs(10))));
-        assert_eq!(read(r#"{"service":"orders","instance":"b:1"}"#).unwrap().ttl, None);
-        for wrong in [
-            r#"{"service":"orders","instance":"b:1","ttl":"0s"}"#,
-            r#"{"service":"orders","instance":"b:1","ttl":10}"#,
-            r#"{"service":"..","instance":"b:1"}"#,
-            r#"{"service":"orders","instance":"b:1","tll":"1s"}"#,
-        ] {
-            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 
