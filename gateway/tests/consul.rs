@@ -152,6 +152,28 @@ async fn instances_come_and_go_while_lookups_run() {
     assert!(live.find("nobody").await.is_err());
 }
 
+/// Consul takes 200 connections from one client, and a watch holds one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_services_than_connections_are_followed_all_the_same() {
+    let Some(consul) = Consul::forgetful().await else { return };
+    let registry = consul.registry("");
+    let names: Vec<_> = (0..300).map(|n| format!("orders-{n}")).collect();
+    for name in &names {
+        register(&*registry, name, &format!("{name}-one"), &[], None).await;
+    }
+    let live = Live::new("consul", consul.registry(""));
+    live.start(&Handle::current());
+    let services: Vec<_> = names.iter().map(|text| live.service(&name(text))).collect();
+    for service in &services {
+        assert!(service.first_state(Duration::from_secs(10)).await, "{}", service.name());
+    }
+    for at in [0, 299] {
+        register(&*registry, &names[at], &format!("{at}-two"), &[], None).await;
+        has(&services[at], &[&format!("{}-one", names[at]), &format!("{at}-two")]).await;
+    }
+    assert_eq!(live.stats().failing, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consul_that_is_killed_takes_nothing_with_it_and_its_return_is_seen() {
     let Some(mut consul) = Consul::persistent().await else { return };

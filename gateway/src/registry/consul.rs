@@ -23,7 +23,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,7 +37,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::http::{Http, Reply};
@@ -54,8 +53,10 @@ const INDEX: &str = "x-consul-index";
 const ANSWER: Duration = Duration::from_secs(5);
 /// One watch asks no more often than this, however fast things change or a broken Consul answers.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a question is held when there are more watches than connections for them.
-const SHARED_WAIT: Duration = Duration::from_secs(1);
+/// How long a watch waits for one of the connections that may be held, before it asks without being held.
+const TURN: Duration = Duration::from_secs(2);
+/// Connections for questions that are not held.
+const BRIEF: usize = 32;
 
 /// Follows the services of a Consul agent.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -73,8 +74,9 @@ pub struct Consul {
     passing_only: bool,
     /// How long Consul may hold a question until something changes.
     wait: units::Duration,
-    /// How many questions may be held at a time. Consul closes the door at 200 connections per
-    /// client unless told otherwise; services beyond this number take turns.
+    /// How many services are followed by questions that Consul holds, each on a connection of its own;
+    /// further ones are asked for every two seconds. Consul takes 200 connections of one client unless
+    /// told otherwise.
     connections: NonZeroUsize,
 }
 
@@ -120,8 +122,7 @@ tags = ["http"]"#;
             tags: self.tags,
             wait,
             held: Semaphore::new(self.connections.get()),
-            connections: self.connections.get(),
-            watches: AtomicUsize::new(0),
+            brief: Semaphore::new(BRIEF),
         }))))
     }
 }
@@ -134,20 +135,25 @@ struct ConsulRegistry(Arc<Agent>);
 impl Registry for ConsulRegistry {
     async fn register(&self, registration: Registration) -> Result<(), RegistryError> {
         let id = registration.instance.id.clone();
+        if id.as_str().contains('/') {
+            return Err(RegistryError::Refused(format!(
+                "Consul cannot take away what is called `{id}`: it has a slash in it"
+            )));
+        }
         let mortal = registration.ttl.is_some();
         let new = NewService::try_from(registration)?;
         let body = serde_json::to_vec(&new).map_err(|error| RegistryError::Refused(error.to_string()))?;
-        self.0.put("/v1/agent/service/register?replace-existing-checks=true", body).await?;
+        accept(self.0.put("/v1/agent/service/register?replace-existing-checks=true", body).await?)?;
         if mortal {
             let check = escape(&format!("service:{id}"));
-            self.0.put(&format!("/v1/agent/check/pass/{check}"), Vec::new()).await?;
+            accept(self.0.put(&format!("/v1/agent/check/pass/{check}"), Bytes::new()).await?)?;
         }
         Ok(())
     }
 
     async fn deregister(&self, instance: &InstanceId) -> Result<(), RegistryError> {
         let path = format!("/v1/agent/service/deregister/{}", escape(instance.as_str()));
-        let reply = self.0.http.send(Method::PUT, &path, Bytes::new(), ANSWER).await?;
+        let reply = self.0.put(&path, Bytes::new()).await?;
         // Later versions say that it is not there, which is what was asked for.
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(());
@@ -161,7 +167,7 @@ impl Registry for ConsulRegistry {
 
     async fn list_services(&self) -> Result<Vec<ServiceName>, RegistryError> {
         let path = format!("/v1/catalog/services?{}", self.0.datacenter);
-        let (services, _) = self.0.get::<BTreeMap<String, Option<BTreeSet<String>>>>(&path, ANSWER).await?;
+        let (services, _) = self.0.get::<BTreeMap<String, Option<BTreeSet<String>>>>(&path).await?;
         let offered =
             services.into_iter().filter(|(_, tags)| self.0.tags.is_subset(tags.as_ref().unwrap_or(&BTreeSet::new())));
         // Consul takes names that nobody could ask for here. They are left out.
@@ -182,8 +188,7 @@ struct Agent {
     passing_only: bool,
     wait: Duration,
     held: Semaphore,
-    connections: usize,
-    watches: AtomicUsize,
+    brief: Semaphore,
 }
 
 /// What Consul says of a service: that it is there, or that it is [not](RegistryError::NotFound).
@@ -199,14 +204,18 @@ impl Agent {
         for tag in &self.tags {
             path += &format!("&tag={}", escape(tag));
         }
-        let mut limit = ANSWER;
-        if let Some(index) = index {
-            let wait = self.wait();
-            path += &format!("&index={index}&wait={}s", wait.as_secs());
-            // Consul spreads its answers over another sixteenth of the wait.
-            limit += wait + wait / 16;
-        }
-        let (entries, index) = self.get::<Vec<Entry>>(&path, limit).await?;
+        let held = match index {
+            Some(index) => timeout(TURN, self.held.acquire()).await.ok().map(|turn| (turn, index)),
+            None => None,
+        };
+        let (entries, index): (Vec<Entry>, _) = match held {
+            Some((_turn, index)) => {
+                path += &format!("&index={index}&wait={}s", self.wait.as_secs());
+                // Consul spreads its answers over another sixteenth of the wait.
+                self.read(&path, self.wait + self.wait / 16 + ANSWER).await?
+            }
+            None => self.get(&path).await?,
+        };
         let index = index.ok_or_else(|| RegistryError::Malformed(format!("there is no {INDEX} in it")))?;
         if entries.is_empty() && !self.knows(name).await? {
             return Ok((Err(RegistryError::NotFound(name.clone())), index));
@@ -218,11 +227,17 @@ impl Agent {
     /// Whether the catalog has the service at all, healthy or not.
     async fn knows(&self, name: &ServiceName) -> Result<bool, RegistryError> {
         let path = format!("/v1/catalog/service/{}?{}", escape(name.as_str()), self.datacenter);
-        let (entries, _) = self.get::<Vec<serde::de::IgnoredAny>>(&path, ANSWER).await?;
+        let (entries, _) = self.get::<Vec<serde::de::IgnoredAny>>(&path).await?;
         Ok(!entries.is_empty())
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<(T, Option<u64>), RegistryError> {
+    /// Asks for what Consul knows now.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<u64>), RegistryError> {
+        let _turn = self.brief.acquire().await;
+        self.read(path, ANSWER).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<(T, Option<u64>), RegistryError> {
         let reply = accept(self.http.send(Method::GET, path, Bytes::new(), limit).await?)?;
         let index = reply.headers.get(INDEX).and_then(|index| index.to_str().ok()?.parse().ok());
         let answer =
@@ -230,12 +245,9 @@ impl Agent {
         Ok((answer, index))
     }
 
-    async fn put(&self, path: &str, body: Vec<u8>) -> Result<(), RegistryError> {
-        accept(self.http.send(Method::PUT, path, body.into(), ANSWER).await?).map(drop)
-    }
-
-    fn wait(&self) -> Duration {
-        if self.watches.load(Relaxed) > self.connections { SHARED_WAIT } else { self.wait }
+    async fn put(&self, path: &str, body: impl Into<Bytes>) -> Result<Reply, RegistryError> {
+        let _turn = self.brief.acquire().await;
+        self.http.send(Method::PUT, path, body.into(), ANSWER).await
     }
 }
 
@@ -250,7 +262,6 @@ struct Watch {
 
 impl Watch {
     fn new(agent: &Arc<Agent>, name: &ServiceName) -> Self {
-        agent.watches.fetch_add(1, Relaxed);
         Self { agent: Arc::clone(agent), name: name.clone(), index: None, next: Instant::now() }
     }
 
@@ -259,11 +270,7 @@ impl Watch {
     async fn next(mut self) -> (State, Option<Self>) {
         sleep_until(self.next).await;
         self.next = Instant::now() + PACE;
-        let answer = {
-            let _turn = self.agent.held.acquire().await;
-            self.agent.health(&self.name, self.index).await
-        };
-        match answer {
+        match self.agent.health(&self.name, self.index).await {
             Ok((state, index)) => {
                 // It went backwards: Consul was restored from a backup, say, and the old index
                 // means nothing. And an index of 0 would not block at all.
@@ -273,12 +280,6 @@ impl Watch {
             }
             Err(error) => (Err(error), None),
         }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.agent.watches.fetch_sub(1, Relaxed);
     }
 }
 

@@ -111,6 +111,8 @@ impl Http {
             .parse()
             .map_err(|error| RegistryError::Refused(format!("`{path}` cannot be asked for: {error}")))?;
         *request.headers_mut() = self.headers.clone();
+        // One that was kept may still be busy with the end of its last answer.
+        connection.ready().await.map_err(broken)?;
         let response = connection.send_request(request).await.map_err(broken)?;
         let reply = read(response).await?;
         self.keep(connection);
@@ -138,7 +140,7 @@ impl Http {
 
     fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find(SendRequest::is_ready)
+        std::iter::from_fn(|| idle.pop()).find(|kept| !kept.is_closed())
     }
 
     fn keep(&self, connection: SendRequest<Full<Bytes>>) {
@@ -170,6 +172,12 @@ fn broken(error: hyper::Error) -> RegistryError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -188,5 +196,32 @@ mod tests {
         }
         let http = Http::new("http://[::1]:8500/consul/", HeaderMap::new()).unwrap();
         assert_eq!((&*http.host, http.port, &*http.prefix), ("::1", 8500, "/consul"));
+    }
+
+    #[tokio::test]
+    async fn one_connection_serves_one_question_after_the_other_and_a_closed_one_is_replaced() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", socket.local_addr().unwrap());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = socket.accept().await {
+                counter.fetch_add(1, Relaxed);
+                // Five answers, and then it is closed without a word.
+                for _ in 0..5 {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await.unwrap());
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                }
+            }
+        });
+        let http = Http::new(&address, HeaderMap::new()).unwrap();
+        for _ in 0..20 {
+            let reply = http.send(Method::GET, "/", Bytes::new(), Duration::from_secs(5)).await.unwrap();
+            assert_eq!(reply.body, "ok");
+        }
+        assert_eq!(connections.load(Relaxed), 4);
     }
 }
