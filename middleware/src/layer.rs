@@ -214,7 +214,10 @@ impl RouteLayer {
                         Ok(response) => response.map(Body::new),
                         Err(error) => {
                             let error: BoxError = error.into();
-                            Rejection::new(Cause::Internal).detail("a middleware failed").because(&*error).into_response()
+                            Rejection::new(Cause::Internal)
+                                .detail("a middleware failed")
+                                .because(&*error)
+                                .into_response()
                         }
                     }
                 })
@@ -226,6 +229,26 @@ impl RouteLayer {
     /// A middleware that always answers itself; what follows it in a chain is never reached.
     pub fn terminal(end: Next) -> Self {
         Self(Shape::Wrap(Arc::new(move |_| end.clone())))
+    }
+
+    /// The same middleware for some requests only; all others go straight to what comes after it.
+    #[must_use]
+    pub fn only_if(self, applies: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
+        struct Fork<F> {
+            applies: Arc<F>,
+            through: Next,
+            past: Next,
+        }
+        impl<F: Fn(&Request) -> bool + Send + Sync + 'static> Hop for Fork<F> {
+            fn run(&self, request: Request) -> Running {
+                let way = if (self.applies)(&request) { &self.through } else { &self.past };
+                way.run(request)
+            }
+        }
+        let applies = Arc::new(applies);
+        Self(Shape::Wrap(Arc::new(move |past| {
+            Next::new(Fork { applies: applies.clone(), through: self.layer(past.clone()), past })
+        })))
     }
 
     /// Asks what this middleware would say to a request, without running the rest of the chain.

@@ -6,17 +6,26 @@
 //!
 //! This crate knows no sockets and no registry. Requests come to it from the gateway and leave it towards the gateway.
 
+pub mod body;
+pub mod body_limit;
 pub mod client;
+pub mod compress;
+pub mod cors;
 pub mod exchange;
 pub mod follow;
+pub mod headers;
 pub mod ip_set;
 pub mod ip_whitelist;
 pub mod layer;
 pub mod metrics;
+pub mod mirror;
 pub mod plugin;
 pub mod rejection;
+pub mod request_id;
+pub mod rewrite;
 pub mod router;
 pub mod testing;
+pub mod timeout;
 pub mod xray;
 
 pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};

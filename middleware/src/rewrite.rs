@@ -1,0 +1,425 @@
+//! Changes the host or the path that the service sees.
+//!
+//! ```toml
+//! [middleware.inner]
+//! type   = "rewrite"
+//! host   = "orders.internal"      # the `Host` that the service sees
+//! path   = "/v2/orders/{id}"      # a whole new path; `{id}` is what the route's path captured
+//!
+//! [middleware.strip]
+//! type   = "rewrite"
+//! prefix = "/"                    # takes the place of the prefix that was matched
+//! ```
+//!
+//! `prefix` replaces the prefix of the very match that matched: below `match = { path = { prefix = "/api" } }`,
+//! `prefix = "/v2"` makes `/v2/orders` of `/api/orders`. A match without a prefix has an empty one. The query stays.
+//! `host` takes captures too. Matching is over by then: in a route's chain the new path is only what the service sees.
+//! In a listener's chain, before `router`, it is what the routes see; nothing has matched there yet, so a prefix or a
+//! capture cannot be known and the request is answered with `500` (`internal`).
+//!
+//! A path that would hold a dot segment once it is put together is refused with `400` (`path_rejected`): no rewrite leads
+//! a request past a guard. The request gets [`OriginalHost`] as an extension when its host changes.
+
+use std::fmt::Write;
+use std::mem;
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Uri};
+
+use crate::MatchedRoute;
+use crate::prelude::*;
+
+/// Changes the host or the path that the service sees.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// The `Host` that the service sees, with a port if it needs one. May hold captures: `{tenant}.internal`.
+    host: Option<String>,
+    /// The whole new path. May hold captures: `/v2/{id}`.
+    path: Option<String>,
+    /// What takes the place of the prefix that was matched.
+    prefix: Option<String>,
+}
+
+/// The host that the client asked for, in the extensions of a request whose host was rewritten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginalHost(pub HeaderValue);
+
+impl Plugin for Rewrite {
+    const NAME: &'static str = "rewrite";
+    const EXAMPLE: &'static str = r#"host = "orders.internal"
+path = "/v2/orders""#;
+
+    fn build(self, _: &Context) -> Result<RouteLayer, BuildError> {
+        let path = match (self.path, self.prefix) {
+            (Some(_), Some(_)) => return Err(BuildError::at("prefix", "and `path` exclude each other")),
+            (Some(path), None) => Some(whole_path(&path).map_err(|fault| BuildError::at("path", fault))?),
+            (None, Some(prefix)) => Some(new_prefix(&prefix).map_err(|fault| BuildError::at("prefix", fault))?),
+            (None, None) => None,
+        };
+        let host = self.host.map(|host| new_host(&host)).transpose().map_err(|fault| BuildError::at("host", fault))?;
+        if host.is_none() && path.is_none() {
+            return Err(BuildError::whole("`host`, `path` or `prefix` must say what to rewrite"));
+        }
+        Ok(RouteLayer::guard(Rewriter { host, path }))
+    }
+}
+
+fn whole_path(text: &str) -> Result<NewPath, String> {
+    let template = Template::parse(text)?;
+    check_path(&template.fill(|_| Some("x")).unwrap_or_default())?;
+    Ok(NewPath::Whole(template))
+}
+
+fn new_prefix(text: &str) -> Result<NewPath, String> {
+    check_path(text)?;
+    if text.contains(['{', '}']) {
+        return Err(format!("is `{text}`, but takes no captures; `path` does"));
+    }
+    Ok(NewPath::Prefix(text.trim_end_matches('/').to_owned()))
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!("must begin with `/`: `/{path}`"));
+    }
+    if path.contains(['?', '#']) {
+        return Err("has a query, but that of the request stays; write the path alone".to_owned());
+    }
+    if has_dot_segment(path) {
+        return Err(format!("has a dot segment: `{path}`"));
+    }
+    match PathAndQuery::try_from(path) {
+        Ok(_) if path.is_ascii() => Ok(()),
+        _ => Err("has characters that a path cannot hold; write them percent-encoded".to_owned()),
+    }
+}
+
+fn new_host(text: &str) -> Result<Template, String> {
+    let template = Template::parse(text)?;
+    match authority(&template.fill(|_| Some("x")).unwrap_or_default()) {
+        Some(_) => Ok(template),
+        None => Err(format!("is `{text}`, which is not a host with or without a port")),
+    }
+}
+
+/// A host and perhaps a port, and nothing else that an authority might hold.
+fn authority(text: &str) -> Option<Authority> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+    let authority = text.parse::<Authority>().ok().filter(|_| plain)?;
+    let port = text.strip_prefix(authority.host())?;
+    let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    (port_is_good && !authority.host().is_empty()).then_some(authority)
+}
+
+/// The middleware.
+struct Rewriter {
+    host: Option<Template>,
+    path: Option<NewPath>,
+}
+
+enum NewPath {
+    Whole(Template),
+    /// Without a slash at its end, so empty for the root.
+    Prefix(String),
+}
+
+impl Guard for Rewriter {
+    fn check(&self, request: &mut Request) -> Result<(), Rejection> {
+        if let Some(host) = &self.host {
+            let host = host.fill_for(request)?;
+            set_host(request, &host)?;
+        }
+        match &self.path {
+            None => Ok(()),
+            Some(NewPath::Whole(template)) => {
+                let path = template.fill_for(request)?;
+                set_path(request, &path, 0)
+            }
+            Some(NewPath::Prefix(prefix)) => {
+                let matched = request.extensions().get::<MatchedRoute>().ok_or_else(nothing_matched)?;
+                let path = request.uri().path();
+                let Some(rest) = path.get(matched.prefix..).filter(|_| path.starts_with('/')) else { return Ok(()) };
+                let path = join(prefix, rest);
+                set_path(request, &path, prefix.len())
+            }
+        }
+    }
+}
+
+/// A prefix and what followed the old one, with one slash between them.
+///
+/// Who takes the path out of the request must not find a host in `//host`.
+fn join(prefix: &str, rest: &str) -> String {
+    let segments = rest.trim_start_matches(['/', '\\']);
+    let slash = if rest.len() > segments.len() || prefix.is_empty() { "/" } else { "" };
+    format!("{prefix}{slash}{segments}")
+}
+
+/// Gives the request another path; its first `prefix` bytes are what a later rewrite would replace.
+fn set_path(request: &mut Request, path: &str, prefix: usize) -> Result<(), Rejection> {
+    let rejected = || Rejection::new(Cause::PathRejected).note(format!("rewritten to `{}`", path.escape_default()));
+    if has_dot_segment(path) {
+        return Err(rejected());
+    }
+    let target = match request.uri().query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let mut parts = mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(target.map_err(|_| rejected())?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| rejected())?;
+    if let Some(matched) = request.extensions_mut().get_mut::<MatchedRoute>() {
+        matched.prefix = prefix;
+    }
+    Ok(())
+}
+
+fn set_host(request: &mut Request, host: &str) -> Result<(), Rejection> {
+    let malformed = || Rejection::new(Cause::BadRequest).note(format!("rewritten to host `{}`", host.escape_default()));
+    let authority = authority(host).ok_or_else(malformed)?;
+    let value = HeaderValue::from_str(host).map_err(|_| malformed())?;
+    let mut parts = mem::take(request.uri_mut()).into_parts();
+    let of_target = parts.authority.as_mut().map(|of_target| mem::replace(of_target, authority));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed())?;
+
+    let of_header = request.headers_mut().insert(HOST, value);
+    let original = of_target.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()).or(of_header);
+    if let Some(original) = original {
+        request.extensions_mut().get_or_insert_with(|| OriginalHost(original));
+    }
+    Ok(())
+}
+
+/// Whether some segment means "here" or "up" to anybody who decodes it, or who cuts off what follows a `;`.
+fn has_dot_segment(path: &str) -> bool {
+    path.split(['/', '\\']).any(|segment| {
+        let mut rest = segment.split(';').next().unwrap_or_default();
+        let mut dots = 0;
+        while let Some(after) = rest.strip_prefix('.').or_else(|| strip_encoded_dot(rest)) {
+            (rest, dots) = (after, dots + 1);
+        }
+        rest.is_empty() && (1..=2).contains(&dots)
+    })
+}
+
+fn strip_encoded_dot(text: &str) -> Option<&str> {
+    text.strip_prefix("%2e").or_else(|| text.strip_prefix("%2E"))
+}
+
+/// Text with captures: `/v2/{id}`.
+#[derive(Debug)]
+struct Template(Vec<Piece>);
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    Capture(String),
+}
+
+impl Template {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}').ok_or_else(|| format!("is `{text}`, which lacks a `}}`"))?;
+            // `{*rest}` captures the rest of a path in a route, so it is understood here as well.
+            let name = name.strip_prefix('*').unwrap_or(name);
+            if name.is_empty() || name.contains('{') {
+                return Err(format!("is `{text}`, where a capture lacks its name"));
+            }
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(Piece::Capture(name.to_owned()));
+            rest = after;
+        }
+        if rest.contains('}') || pieces.iter().any(|piece| matches!(piece, Piece::Text(text) if text.contains('}'))) {
+            return Err(format!("is `{text}`, which has a `}}` too many"));
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Ok(Self(pieces))
+    }
+
+    /// The text with every capture replaced, or the name of one that is not known.
+    fn fill<'a>(&self, capture: impl Fn(&str) -> Option<&'a str>) -> Result<String, &str> {
+        let mut filled = String::new();
+        for piece in &self.0 {
+            filled.push_str(match piece {
+                Piece::Text(text) => text,
+                Piece::Capture(name) => capture(name).ok_or(name.as_str())?,
+            });
+        }
+        Ok(filled)
+    }
+
+    fn fill_for(&self, request: &Request) -> Result<String, Rejection> {
+        let matched = request.extensions().get::<MatchedRoute>();
+        self.fill(|name| matched.and_then(|matched| matched.capture(name))).map_err(|missing| match matched {
+            None => nothing_matched(),
+            Some(matched) => {
+                let mut note = format!("rewrite: the path of route `{}` captures no `{missing}`", matched.route.name);
+                if !matched.captures.is_empty() {
+                    note.push_str("; it captures");
+                    matched.captures.iter().for_each(|(name, _)| {
+                        let _ = write!(note, " `{name}`");
+                    });
+                }
+                Rejection::new(Cause::Internal).note(note)
+            }
+        })
+    }
+}
+
+fn nothing_matched() -> Rejection {
+    Rejection::new(Cause::Internal).note("rewrite: no route has matched yet, so there is no prefix and no capture")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use portcullis_config::Place;
+
+    use super::*;
+    use crate::RouteInfo;
+    use crate::testing::{self, Answer, Chain, build, chain, request};
+
+    #[test]
+    fn it_keeps_the_promises_of_every_plugin() {
+        testing::conformance::<Rewrite>();
+    }
+
+    fn matched(prefix: usize, captures: &[(&str, &str)]) -> MatchedRoute {
+        MatchedRoute {
+            route: Arc::new(RouteInfo { name: "orders".into(), place: Place::default() }),
+            prefix,
+            captures: captures.iter().map(|&(name, value)| (name.into(), value.to_owned())).collect(),
+        }
+    }
+
+    async fn ask(app: &Chain, target: &str, matched: MatchedRoute) -> Answer {
+        let mut request = request("GET", target);
+        request.headers_mut().insert(HOST, HeaderValue::from_static("api.example.com"));
+        request.extensions_mut().insert(matched);
+        app.send(request).await
+    }
+
+    #[tokio::test]
+    async fn a_prefix_takes_the_place_of_the_one_that_matched() {
+        for (prefix, matched_prefix, target, wanted) in [
+            ("/v2", "/api", "/api/orders?x=1&y", "/v2/orders?x=1&y"),
+            ("/v2/", "/api", "/api/orders", "/v2/orders"),
+            ("/", "/api", "/api/orders", "/orders"),
+            ("/", "/api", "/api", "/"),
+            ("/", "/api", "/api?q", "/?q"),
+            ("/v2", "/api", "/api", "/v2"),
+            ("/v2", "/api", "/api/", "/v2/"),
+            ("/", "/api", "/api//evil.example/x", "/evil.example/x"),
+            ("/v2", "", "/orders", "/v2/orders"),
+            ("/a/b", "/api/x", "/api/x/%2Fy/", "/a/b/%2Fy/"),
+        ] {
+            let app = chain::<Rewrite>(&format!("prefix = {prefix:?}"));
+            ask(&app, target, matched(matched_prefix.len(), &[])).await.expect_status(200);
+            assert_eq!(app.last_seen().uri, wanted, "{prefix} on {target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_rewrite_replaces_what_the_first_one_put_there() {
+        let layers =
+            ["/v2", "/longer/v3"].map(|prefix| build::<Rewrite>(&format!("prefix = {prefix:?}")).expect("it builds"));
+        let app = Chain::new(layers.into_iter().collect());
+        ask(&app, "/api/orders", matched(4, &[])).await.expect_status(200);
+        assert_eq!(app.last_seen().uri, "/longer/v3/orders");
+    }
+
+    #[tokio::test]
+    async fn a_path_takes_captures_as_they_were_sent() {
+        let app = chain::<Rewrite>(r#"path = "/v2/{id}/items/{*rest}""#);
+        ask(&app, "/orders/7?x=1", matched(0, &[("id", "a%20b"), ("rest", "c/d")])).await.expect_status(200);
+        assert_eq!(app.last_seen().uri, "/v2/a%20b/items/c/d?x=1");
+    }
+
+    #[tokio::test]
+    async fn a_host_is_what_the_service_sees_and_the_original_is_kept() {
+        let app = chain::<Rewrite>(r#"host = "{tenant}.internal:8080""#);
+        ask(&app, "/", matched(0, &[("tenant", "acme")])).await.expect_status(200);
+        let seen = app.last_seen();
+        assert_eq!(seen.headers[HOST], "acme.internal:8080");
+        assert_eq!(seen.extensions.get(), Some(&OriginalHost(HeaderValue::from_static("api.example.com"))));
+
+        ask(&app, "http://named.example/x", matched(0, &[("tenant", "acme")])).await.expect_status(200);
+        let seen = app.last_seen();
+        assert_eq!(
+            (seen.uri.to_string(), &seen.headers[HOST]),
+            ("http://acme.internal:8080/x".into(), &HeaderValue::from_static("acme.internal:8080"))
+        );
+        assert_eq!(seen.extensions.get(), Some(&OriginalHost(HeaderValue::from_static("named.example"))));
+    }
+
+    #[tokio::test]
+    async fn captures_cannot_make_a_path_climb() {
+        let app = chain::<Rewrite>(r#"path = "/files/.{a}/{b}""#);
+        for (a, b) in
+            [(".", "x"), ("%2e", "x"), ("x", "%2E."), ("x", "..;v=1"), ("x", ".."), ("x", "y/../../z"), ("x", "..\\z")]
+        {
+            let answer = ask(&app, "/", matched(0, &[("a", a), ("b", b)])).await;
+            answer.expect_status(400).expect_cause(Cause::PathRejected);
+        }
+        ask(&app, "/", matched(0, &[("a", "well-known"), ("b", "...")])).await.expect_status(200);
+    }
+
+    #[tokio::test]
+    async fn captures_cannot_break_a_host_or_a_line() {
+        let app = chain::<Rewrite>(r#"host = "{tenant}.internal""#);
+        for tenant in ["evil.example/", "user@evil", "a%0d%0ab", "a b", "a\r\nx-b: c", "evil:80#"] {
+            let answer = ask(&app, "/", matched(0, &[("tenant", tenant)])).await;
+            answer.expect_status(400).expect_cause(Cause::BadRequest);
+        }
+        let app = chain::<Rewrite>(r#"path = "/{x}""#);
+        for x in ["a\r\nb", "a b", "\u{7f}"] {
+            ask(&app, "/", matched(0, &[("x", x)])).await.expect_status(400).expect_cause(Cause::PathRejected);
+        }
+        assert!(app.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_nothing_has_matched_a_prefix_or_capture_is_refused() {
+        for toml in [r#"prefix = "/v2""#, r#"path = "/{id}""#, r#"host = "{id}.internal""#] {
+            let app = chain::<Rewrite>(toml);
+            app.get("/").await.expect_status(500).expect_cause(Cause::Internal);
+            assert!(app.seen().is_empty());
+        }
+        let app = chain::<Rewrite>(r#"path = "/fixed""#);
+        app.get("/x?y").await.expect_status(200);
+        assert_eq!(app.last_seen().uri, "/fixed?y");
+
+        let app = chain::<Rewrite>(r#"path = "/{other}""#);
+        ask(&app, "/", matched(0, &[("id", "7")])).await.expect_status(500).expect_cause(Cause::Internal);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused() {
+        for (toml, fault) in [
+            ("", "must say what to rewrite"),
+            ("path = \"/a\"\nprefix = \"/b\"", "exclude each other"),
+            ("path = \"a\"", "must begin with `/`"),
+            ("path = \"/a?b\"", "has a query"),
+            ("path = \"/a/../b\"", "has a dot segment"),
+            ("path = \"/a b\"", "percent-encoded"),
+            ("path = \"/ä\"", "percent-encoded"),
+            ("path = \"/a\\r\\nb\"", "percent-encoded"),
+            ("path = \"/{id\"", "lacks a `}`"),
+            ("path = \"/id}\"", "a `}` too many"),
+            ("path = \"/{}\"", "lacks its name"),
+            ("prefix = \"/{id}\"", "takes no captures"),
+            ("host = \"a/b\"", "is not a host"),
+            ("host = \"user@a\"", "is not a host"),
+            ("host = \"\"", "is not a host"),
+            ("host = \"a:b\"", "is not a host"),
+        ] {
+            let faults = build::<Rewrite>(toml).map(drop).expect_err(toml);
+            assert!(faults.contains(fault), "{toml}: {faults}");
+        }
+    }
+}
