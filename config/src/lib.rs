@@ -22,6 +22,7 @@ mod node;
 mod open;
 mod raw;
 pub mod schema;
+mod sections;
 mod spanned;
 pub mod units;
 
@@ -31,4 +32,5 @@ pub use file::*;
 pub use names::did_you_mean;
 pub use open::{Kind, OpenTable, open_tables, unknown_type};
 pub use raw::{Raw, Step};
+pub use sections::Section;
 pub use spanned::Spanned;

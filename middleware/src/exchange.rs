@@ -156,7 +156,9 @@ impl Exchange {
     /// The exchange of a request that has just arrived. [`Exchange::attach`] puts it on the request.
     pub fn new(arrival: Arrival, request: &Request) -> Self {
         let grpc = request.headers().get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+            kind.as_bytes()
+                .strip_prefix(b"application/grpc")
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         });
         Self(Arc::new(Inner {
             arrival,
@@ -185,7 +187,8 @@ impl Exchange {
         match request.extensions().get::<Exchange>() {
             Some(exchange) => Cow::Borrowed(exchange),
             None => {
-                let arrival = Arrival { client: None, listener: "".into(), port: None, scheme: "http", rehearsal: false };
+                let arrival =
+                    Arrival { client: None, listener: "".into(), port: None, scheme: "http", rehearsal: false };
                 Cow::Owned(Exchange::new(arrival, request))
             }
         }
@@ -193,7 +196,11 @@ impl Exchange {
 
     /// Who sent the request. Unknown is a refusal: nothing that decides by address may guess.
     pub fn client(&self) -> Result<&Client, Rejection> {
-        self.0.arrival.client.as_ref().ok_or_else(|| Rejection::new(Cause::Internal).detail("the client's address is unknown"))
+        self.0
+            .arrival
+            .client
+            .as_ref()
+            .ok_or_else(|| Rejection::new(Cause::Internal).detail("the client's address is unknown"))
     }
 
     /// The name of the listener that took the request.
@@ -330,6 +337,9 @@ impl Exchange {
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("arrival", &self.0.arrival).field("method", &self.0.method).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("arrival", &self.0.arrival)
+            .field("method", &self.0.method)
+            .finish_non_exhaustive()
     }
 }

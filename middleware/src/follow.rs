@@ -40,7 +40,12 @@ impl Follow {
         })
         .inspect_err(|error| debug!(path = %path.display(), %error, "no file events here; polling only"))
         .ok();
-        Self { seen: std::fs::read(path).ok().map(|content| digest(&content)), path: path.to_owned(), hints, _watcher: watcher }
+        Self {
+            seen: std::fs::read(path).ok().map(|content| digest(&content)),
+            path: path.to_owned(),
+            hints,
+            _watcher: watcher,
+        }
     }
 
     /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.

@@ -288,7 +288,13 @@ fn build<P: Plugin>(raw: &Raw, document: &Document, context: &Context<'_>, fault
 }
 
 /// Puts a build error's faults where the user wrote the settings.
-pub fn report<T>(built: Result<T, BuildError>, whom: &str, raw: &Raw, document: &Document, faults: &mut Faults) -> Option<T> {
+pub fn report<T>(
+    built: Result<T, BuildError>,
+    whom: &str,
+    raw: &Raw,
+    document: &Document,
+    faults: &mut Faults,
+) -> Option<T> {
     match built {
         Ok(built) => Some(built),
         Err(error) => {
@@ -307,6 +313,9 @@ pub fn describe(kind: &str, name: &str, type_name: &str) -> String {
 
 impl fmt::Debug for PluginRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PluginRow").field("name", &self.name).field("type_name", &self.type_name).finish_non_exhaustive()
+        f.debug_struct("PluginRow")
+            .field("name", &self.name)
+            .field("type_name", &self.type_name)
+            .finish_non_exhaustive()
     }
 }

@@ -87,7 +87,12 @@ impl Default for Setting {
                 Some(mock())
             }
         }
-        Self { directory: PathBuf::from("."), services: Arc::new(Any), routes: Some(Arc::default()), shared: Arc::default() }
+        Self {
+            directory: PathBuf::from("."),
+            services: Arc::new(Any),
+            routes: Some(Arc::default()),
+            shared: Arc::default(),
+        }
     }
 }
 
@@ -118,7 +123,8 @@ impl Setting {
     pub fn build<P: Plugin>(&self, toml: &str) -> Result<BuiltPlugin, String> {
         let mut faults = Faults::default();
         let (document, raw) = open_table(P::NAME, toml, &mut faults);
-        let mut context = Context::new(P::NAME, &self.shared).in_directory(&self.directory).with_services(&*self.services);
+        let mut context =
+            Context::new(P::NAME, &self.shared).in_directory(&self.directory).with_services(&*self.services);
         if let Some(routes) = &self.routes {
             context = context.with_routes(routes.clone());
         }
@@ -188,7 +194,8 @@ impl Chain {
     #[must_use]
     pub fn client(mut self, ip: &str) -> Self {
         let ip: IpAddr = ip.parse().expect("a test gives an address");
-        self.client = Some(Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false });
+        self.client =
+            Some(Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false });
         self
     }
 
@@ -227,8 +234,13 @@ impl Chain {
 
     /// Asks, and returns the answer with its body still unread.
     pub async fn start(&self, mut request: Request) -> Started {
-        let arrival =
-            Arrival { client: self.client, listener: "test".into(), port: Some(8080), scheme: self.scheme, rehearsal: false };
+        let arrival = Arrival {
+            client: self.client,
+            listener: "test".into(),
+            port: Some(8080),
+            scheme: self.scheme,
+            rehearsal: false,
+        };
         let exchange = Exchange::new(arrival, &request);
         exchange.attach(&mut request);
         let (seen, next) = (self.seen.clone(), self.next.clone());
@@ -322,7 +334,8 @@ impl Answer {
     /// Checks a header that must be there once.
     #[track_caller]
     pub fn expect_header(self, name: &str, value: &str) -> Self {
-        let values: Vec<_> = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let values: Vec<_> =
+            self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         assert_eq!(values, [value], "header `{name}`; the answer was {self:?}");
         self
     }
@@ -352,7 +365,8 @@ impl Answer {
 pub fn conformance<P: Plugin>() {
     let name = P::NAME;
     assert!(
-        !name.is_empty() && name.starts_with(|c: char| c.is_ascii_lowercase())
+        !name.is_empty()
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
         "the name `{name}` must be snake_case"
     );
@@ -371,7 +385,9 @@ pub fn conformance<P: Plugin>() {
 
     // A plain thread has no runtime: a build that spawns or connects panics there.
     let build_alone = |toml: String| {
-        std::thread::spawn(move || build::<P>(&toml).map(drop)).join().unwrap_or_else(|_| panic!("`{name}` panicked while building"))
+        std::thread::spawn(move || build::<P>(&toml).map(drop))
+            .join()
+            .unwrap_or_else(|_| panic!("`{name}` panicked while building"))
     };
     if let Err(faults) = build_alone(P::EXAMPLE.to_owned()) {
         panic!("the example of `{name}` is refused:\n{faults}");
@@ -404,10 +420,21 @@ pub fn conformance<P: Plugin>() {
 fn odd_requests() -> Vec<Request> {
     let mut requests: Vec<_> = ["GET", "HEAD", "OPTIONS", "POST", "PROPFIND", "CONNECT"]
         .into_iter()
-        .flat_map(|method| ["/", "*", "/%zz/..//%00?a=%ff&&=", "http://[::1]:1/x"].map(|target| request(method, target)))
+        .flat_map(|method| {
+            ["/", "*", "/%zz/..//%00?a=%ff&&=", "http://[::1]:1/x"].map(|target| request(method, target))
+        })
         .collect();
     let mut headers = request("GET", "/");
-    for name in ["x-forwarded-for", "forwarded", "x-request-id", "x-amzn-trace-id", "cookie", "origin", "accept-encoding", "range"] {
+    for name in [
+        "x-forwarded-for",
+        "forwarded",
+        "x-request-id",
+        "x-amzn-trace-id",
+        "cookie",
+        "origin",
+        "accept-encoding",
+        "range",
+    ] {
         for value in [&b""[..], b"\xff\xfe", b";;,,==\"", &[b'a'; 4000]] {
             headers.headers_mut().append(name, http::HeaderValue::from_bytes(value).expect("a legal value"));
         }

@@ -1,0 +1,117 @@
+//! Whom a request is addressed to: one host, agreed on by everything that matches, logs and forwards.
+//!
+//! The absolute form of a target wins over `Host` (RFC 9112 §3.2.2). After [`settle`] a request has one `Host` header
+//! with what won, and a target in origin form, so that nobody further down can read another host than the one that was
+//! judged here.
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Method, Uri, Version};
+use portcullis_middleware::{Cause, Rejection, Request};
+
+/// Makes the request's host unambiguous, and returns it: folded to lower case, without port and trailing dot.
+///
+/// An HTTP/1.0 request may lack a host; it is the empty string then, which only `any` matches.
+pub fn settle(request: &mut Request) -> Result<String, Rejection> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        // The first would make us a tunnel to anywhere, the second an echo of headers that clients must not see.
+        return Err(Rejection::new(Cause::MethodNotAllowed).detail("CONNECT and TRACE are not served"));
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, more) = (hosts.next().cloned(), hosts.next().is_some());
+    if more {
+        return Err(refused("there is more than one Host header"));
+    }
+    if let Some(authority) = request.uri().authority().cloned() {
+        if request.uri().scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+            return Err(refused("the target's scheme is neither http nor https"));
+        }
+        let value =
+            HeaderValue::from_str(authority.as_str()).map_err(|_| refused("the target's authority is malformed"))?;
+        let folded = fold(&value)?;
+        request.headers_mut().insert(HOST, value);
+        to_origin_form(request);
+        return Ok(folded);
+    }
+    match host {
+        Some(host) => fold(&host),
+        None if request.version() == Version::HTTP_10 => Ok(String::new()),
+        None => Err(refused("there is no Host header")),
+    }
+}
+
+fn to_origin_form(request: &mut Request) {
+    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(target);
+}
+
+/// The host in an authority, ready to be compared.
+fn fold(value: &HeaderValue) -> Result<String, Rejection> {
+    let malformed = || refused("the Host header is malformed");
+    let text = value.to_str().map_err(|_| malformed())?;
+    let authority: Authority = text.parse().map_err(|_| malformed())?;
+    // User information has no place in a request, and a comma means that somebody joined two headers.
+    if authority.host().is_empty() || text.contains(['@', ',']) || (authority.port().is_none() && text.ends_with(':')) {
+        return Err(malformed());
+    }
+    let port_is_odd = authority.port().is_some_and(|port| port.as_str().parse::<u16>().is_err());
+    if port_is_odd {
+        return Err(malformed());
+    }
+    let host = authority.host();
+    Ok(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+}
+
+fn refused(detail: &'static str) -> Rejection {
+    Rejection::new(Cause::BadRequest).detail(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn request(target: &str, hosts: &[&str]) -> Request {
+        let mut request = http::Request::builder().uri(target);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(Body::empty()).expect("a valid request")
+    }
+
+    #[test]
+    fn a_host_is_compared_in_lower_case_without_port_and_trailing_dot() {
+        for host in
+            ["api.example.com", "API.Example.COM", "api.example.com:8080", "api.example.com.", "api.example.com.:80"]
+        {
+            assert_eq!(settle(&mut request("/", &[host])).expect("a good host"), "api.example.com", "{host}");
+        }
+        assert_eq!(settle(&mut request("/", &["[2001:DB8::1]:80"])).expect("a good host"), "[2001:db8::1]");
+    }
+
+    #[test]
+    fn the_absolute_form_wins_and_is_what_goes_on() {
+        let mut request = request("http://Real.example/x?y=1", &["other.example"]);
+        assert_eq!(settle(&mut request).expect("a good host"), "real.example");
+        assert_eq!(request.headers()[HOST], "Real.example");
+        assert_eq!(request.uri().to_string(), "/x?y=1");
+    }
+
+    #[test]
+    fn hosts_that_could_be_read_two_ways_are_refused() {
+        for hosts in
+            [&[][..], &["a", "b"], &["a,b"], &["user@a"], &[""], &["a:"], &["a:99999"], &["a b"], &["a/b"], &[":80"]]
+        {
+            let refused = settle(&mut request("/", hosts)).expect_err("no host can be told");
+            assert_eq!(refused.cause(), Cause::BadRequest, "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn http_1_0_may_lack_a_host() {
+        let mut old = request("/", &[]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(settle(&mut old).expect("an old client"), "");
+    }
+}

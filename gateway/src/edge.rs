@@ -1,0 +1,128 @@
+//! THE REQUEST PATH: from a parsed request to its answer, in one function that can be read aloud.
+//!
+//! What it needs was prepared when the plan was built. On this path there is no lock, no registry call, and nothing is
+//! parsed but what the client sent.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use portcullis_config::Forwarding;
+use portcullis_middleware::client::{self, TrustedProxies};
+use portcullis_middleware::exchange::Arrival;
+use portcullis_middleware::router::{HostMap, Table};
+use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response, rejection};
+
+use crate::authority;
+use crate::observe::Observer;
+use crate::plan::Link;
+use crate::server::{Application, Manners, Peer};
+
+/// One address as the plan sees it: who listens there, and how connections are treated.
+pub struct Door {
+    /// The address as the file gives it.
+    pub address: SocketAddr,
+    /// How connections are treated.
+    pub manners: Manners,
+    /// Who may speak for a client.
+    pub trusted_proxies: Arc<TrustedProxies>,
+    /// The listeners that share the address, by host.
+    pub listeners: HostMap<Arc<Entrance>>,
+    /// Their names, in file order.
+    pub names: Vec<Arc<str>>,
+}
+
+/// One listener: where its requests enter.
+pub struct Entrance {
+    /// Its name in the file.
+    pub name: Arc<str>,
+    /// Which forwarding headers upstreams get.
+    pub forwarding: Forwarding,
+    /// Its middlewares, for whoever asks.
+    pub links: Vec<Link>,
+    /// Its routes.
+    pub routes: Arc<Table>,
+    /// The same middlewares as one chain.
+    pub chain: Next,
+}
+
+impl Door {
+    /// The listeners' names as plain text.
+    pub fn listener_names(&self) -> Vec<&str> {
+        self.names.iter().map(|name| &**name).collect()
+    }
+}
+
+/// Takes requests from connections and answers them, by the plan of the moment.
+pub struct Edge {
+    door: ArcSwap<Door>,
+    observer: Arc<Observer>,
+}
+
+impl Edge {
+    /// The edge of one address.
+    pub fn new(door: Arc<Door>, observer: Arc<Observer>) -> Self {
+        Self { door: ArcSwap::new(door), observer }
+    }
+
+    /// Serves further requests by another plan; those in flight finish on theirs.
+    pub fn swap(&self, door: Arc<Door>) {
+        self.door.store(door);
+    }
+}
+
+impl Application for Edge {
+    fn manners(&self) -> Manners {
+        self.door.load().manners.clone()
+    }
+
+    async fn serve(&self, request: Request, peer: &Peer) -> Response {
+        let door = self.door.load_full();
+        serve(&door, &self.observer, request, peer).await
+    }
+}
+
+/// Answers one request.
+pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: &Peer) -> Response {
+    let client = client::settle(peer.address, None, request.headers(), &door.trusted_proxies);
+    let entered = enter(door, &mut request);
+
+    let listener = entered.as_ref().ok();
+    let arrival = Arrival {
+        client: Some(client),
+        listener: listener.map_or_else(|| door.names[0].clone(), |listener| listener.name.clone()),
+        port: peer.local.map(|local| local.port()),
+        scheme: "http",
+        rehearsal: false,
+    };
+    let exchange = Exchange::new(arrival, &request);
+    exchange.attach(&mut request);
+    let watch = observer.begin(&exchange, &mut request);
+
+    let response = match entered {
+        Ok(listener) => {
+            request.extensions_mut().insert(listener.forwarding);
+            run(&listener.chain, request).await
+        }
+        Err(rejection) => rejection.into_response(),
+    };
+    watch.until_the_end(rejection::finish(&exchange, response))
+}
+
+/// Which listener the request is for: of those that share the address, the one with the most specific host.
+pub fn enter<'a>(door: &'a Door, request: &mut Request) -> Result<&'a Arc<Entrance>, Rejection> {
+    let host = authority::settle(request)?;
+    let listener = door.listeners.find(&host);
+    listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))
+}
+
+/// Runs a chain. Whatever panics in it refuses the request; nothing fails open, and the worker lives on.
+async fn run(chain: &Next, request: Request) -> Response {
+    match AssertUnwindSafe(async { chain.run(request).await }).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => Rejection::new(Cause::Internal).into_response(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Chains: the middlewares that are listed, built and folded around what answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use portcullis_config::{self as config, Answer, ChainItem, Faults, File, Place, Raw, Route, Spanned, did_you_mean};
+use portcullis_middleware::layer::fold;
+use portcullis_middleware::plugin::{Shared, Task};
+use portcullis_middleware::router::{self, Table};
+use portcullis_middleware::timeout::Deadline;
+use portcullis_middleware::{Context, Next, RouteInfo, RouteLayer};
+
+use super::services::{ByRequest, ServiceBook, retry};
+use super::{Branch, Link, PlannedAnswer, PlannedRoute};
+use crate::plugins::Plugins;
+use crate::proxy::{Forward, Overrides, Service};
+
+/// Builds middlewares, each named one once.
+pub(super) struct Middlewares<'a> {
+    file: &'a File,
+    directory: &'a Path,
+    plugins: &'a Plugins,
+    shared: &'a Shared,
+    services: Arc<ServiceBook>,
+    /// By name; `None` for one that could not be built, which was reported.
+    named: HashMap<&'a str, Option<Link>>,
+    tasks: Vec<Task>,
+}
+
+impl<'a> Middlewares<'a> {
+    /// Builds every middleware that has a name, used or not: a fault in it is a fault.
+    pub(super) fn build(
+        file: &'a File,
+        directory: &'a Path,
+        plugins: &'a Plugins,
+        shared: &'a Shared,
+        services: Arc<ServiceBook>,
+        faults: &mut Faults,
+    ) -> Self {
+        let mut all = Self { file, directory, plugins, shared, services, named: HashMap::new(), tasks: Vec::new() };
+        for named in &file.middlewares {
+            let link = all.link(&named.name.value, &named.value, named.place, None, faults);
+            all.named.insert(&named.name.value, link);
+        }
+        all
+    }
+
+    /// Builds the routes, in file order, each with its own description.
+    pub(super) fn routes(&mut self, faults: &mut Faults) -> Vec<(&'a Route, Arc<PlannedRoute>)> {
+        let file = self.file;
+        file.routes.iter().filter_map(|route| Some((route, Arc::new(self.route(route, faults)?)))).collect()
+    }
+
+    /// The tasks that the middlewares want to run.
+    pub(super) fn into_tasks(self) -> Vec<Task> {
+        self.tasks
+    }
+
+    /// The middlewares of a chain. `routes` is there for a listener's chain, where a router may stand.
+    pub(super) fn chain(&mut self, items: &[ChainItem], routes: Option<&Arc<Table>>, faults: &mut Faults) -> Vec<Link> {
+        items.iter().filter_map(|item| self.item(item, routes, faults)).collect()
+    }
+
+    fn item(&mut self, item: &ChainItem, routes: Option<&Arc<Table>>, faults: &mut Faults) -> Option<Link> {
+        match item {
+            ChainItem::Inline(raw) => self.link(&raw.type_name, raw, raw.place, routes, faults),
+            ChainItem::Named(name) => {
+                if let Some(link) = self.named.get(name.as_str()) {
+                    return link.clone();
+                }
+                let place = self.file.document.place(&name.span);
+                if self.plugins.find_middleware(name).is_some() {
+                    let raw = Raw::bare(name, name.span.clone(), place);
+                    return self.link(name, &raw, place, routes, faults);
+                }
+                self.unknown(name, faults);
+                None
+            }
+        }
+    }
+
+    fn link(
+        &mut self,
+        name: &str,
+        raw: &Raw,
+        place: Place,
+        routes: Option<&Arc<Table>>,
+        faults: &mut Faults,
+    ) -> Option<Link> {
+        let Some(row) = self.plugins.find_middleware(&raw.type_name) else {
+            self.unknown_type(&raw.type_name, faults);
+            return None;
+        };
+        let mut context = Context::new(name, self.shared).in_directory(self.directory).with_services(&*self.services);
+        if let Some(routes) = routes {
+            context = context.with_routes(routes.clone());
+        }
+        let layer = (row.build)(raw, &self.file.document, &context, faults)?;
+        self.tasks.extend(context.take_tasks());
+        Some(Link { name: name.to_owned(), type_name: row.name.to_owned(), place, layer })
+    }
+
+    fn unknown(&self, name: &Spanned<String>, faults: &mut Faults) {
+        let declared = self.file.middlewares.iter().map(|named| named.name.value.as_str());
+        let types = self.plugins.middlewares().iter().map(|row| row.name);
+        let meant = did_you_mean(name, declared.clone().chain(types));
+        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        let declared: Vec<_> = declared.collect();
+        let label = if declared.is_empty() {
+            "the file declares no middleware".to_owned()
+        } else {
+            format!("the file declares: {}", declared.join(", "))
+        };
+        let message = format!("unknown middleware `{}`{meant}", name.value);
+        faults.error(&self.file.document, name.span.clone(), message).label(label);
+    }
+
+    fn unknown_type(&self, given: &Spanned<String>, faults: &mut Faults) {
+        let types: Vec<_> = self.plugins.middlewares().iter().map(|row| row.name).collect();
+        let meant = did_you_mean(given, types.iter().copied());
+        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        let message = format!("unknown middleware type `{}`{meant}", given.value);
+        let label = format!("this binary has: {}", types.join(", "));
+        faults.error(&self.file.document, given.span.clone(), message).label(label);
+    }
+
+    fn route(&mut self, route: &'a Route, faults: &mut Faults) -> Option<PlannedRoute> {
+        let chain = self.chain(&route.chain, None, faults);
+        let overrides = Overrides {
+            attempt: route.timeouts.as_ref().and_then(|timeouts| timeouts.attempt).and_then(|limit| limit.limit()),
+            retry: route.retry.as_ref().map(retry),
+        };
+        let (answer, end) = self.answer(route, &overrides, faults)?;
+        let timeouts = route.timeouts.clone().unwrap_or_default();
+        let total =
+            timeouts.total.and_then(|total| total.limit()).map(|total| RouteLayer::around(Deadline::after(total)));
+        let layers = chain.iter().map(|link| &link.layer).chain(&total);
+        let next = fold(layers.collect::<Vec<_>>().into_iter(), end);
+        let listeners = match route.listeners.as_slice() {
+            [] => self.file.listeners.iter().map(|listener| listener.name.value.clone()).collect(),
+            named => named.iter().map(|name| name.value.clone()).collect(),
+        };
+        let info = Arc::new(RouteInfo { name: route.label().into_owned(), place: route.place });
+        Some(PlannedRoute { info, listeners, chain, answer, timeouts, next })
+    }
+
+    /// What answers a route, and the end of its chain.
+    fn answer(
+        &mut self,
+        route: &'a Route,
+        overrides: &Overrides,
+        faults: &mut Faults,
+    ) -> Option<(PlannedAnswer, Next)> {
+        let document = &self.file.document;
+        match route.answer() {
+            Answer::Service(service) => {
+                let end = self.forward(service, overrides, faults)?;
+                let branch = Branch { service: service.value.clone(), weight: 1, chain: Vec::new() };
+                Some((PlannedAnswer::Services(vec![branch]), end))
+            }
+            Answer::Split(parts) => {
+                let (planned, branches) = self.branches(parts, overrides, faults);
+                let sticky = route.sticky.as_ref().map(|sticky| &sticky.value);
+                // All weights zero was a fault of the file already.
+                let end = router::split(branches, sticky)?;
+                Some((PlannedAnswer::Services(planned), end))
+            }
+            Answer::Respond(respond) => match router::respond(respond) {
+                Ok(end) => Some((PlannedAnswer::Respond(respond.status.value), end)),
+                Err(fault) => {
+                    fault.report(document, faults);
+                    None
+                }
+            },
+            Answer::Redirect(redirect) => match router::redirect(redirect) {
+                Ok(end) => Some((PlannedAnswer::Redirect(redirect.status.value), end)),
+                Err(fault) => {
+                    fault.report(document, faults);
+                    None
+                }
+            },
+        }
+    }
+
+    fn branches(
+        &mut self,
+        parts: &[config::Split],
+        overrides: &Overrides,
+        faults: &mut Faults,
+    ) -> (Vec<Branch>, Vec<router::Branch>) {
+        let (mut planned, mut branches) = (Vec::new(), Vec::new());
+        for part in parts {
+            let chain = self.chain(&part.chain, None, faults);
+            let Some(end) = self.forward(&part.service, overrides, faults) else { continue };
+            let answer = fold(chain.iter().map(|link| &link.layer), end);
+            branches.push(router::Branch { name: part.service.value.clone(), weight: part.weight, answer });
+            planned.push(Branch { service: part.service.value.clone(), weight: part.weight, chain });
+        }
+        (planned, branches)
+    }
+
+    /// The end of a chain that sends to a service of this name, or to the one that the request names.
+    fn forward(&self, name: &Spanned<String>, overrides: &Overrides, faults: &mut Faults) -> Option<Next> {
+        let service = match capture(name) {
+            Some(capture) => {
+                if !self.services.has_default_registry() && self.file.services.is_empty() {
+                    let message =
+                        format!("`{}` takes the service from the request, but nothing lists services", name.value);
+                    faults
+                        .error(&self.file.document, name.span.clone(), message)
+                        .help("declare a `[registry.default]`");
+                    return None;
+                }
+                Service::Named(Arc::new(ByRequest { capture: capture.to_owned(), services: self.services.clone() }))
+            }
+            None => match self.services.find(name) {
+                Some(upstream) => Service::Fixed(upstream),
+                None => {
+                    if !self.services.is_excused(name) {
+                        self.unknown_service(name, faults);
+                    }
+                    return None;
+                }
+            },
+        };
+        Some(Next::new(Forward::new(service, overrides.clone())))
+    }
+
+    fn unknown_service(&self, name: &Spanned<String>, faults: &mut Faults) {
+        let declared = self.services.declared_names();
+        let meant = did_you_mean(name, declared.iter().map(String::as_str));
+        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        let message = format!("unknown service `{}`{meant}", name.value);
+        faults
+            .error(&self.file.document, name.span.clone(), message)
+            .label("not declared, and no `[registry.default]` could know it")
+            .help(format!("declare it: [service.{}] with `instances = [\"host:port\"]`", name.value));
+    }
+}
+
+/// The capture that a service's name consists of.
+pub(super) fn capture(service: &str) -> Option<&str> {
+    service.strip_prefix('{')?.strip_suffix('}')
+}
+
+impl Link {
+    /// The middlewares of a chain as layers.
+    pub(super) fn layers(links: &[Link]) -> impl DoubleEndedIterator<Item = &RouteLayer> {
+        links.iter().map(|link| &link.layer)
+    }
+}

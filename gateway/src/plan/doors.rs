@@ -1,0 +1,134 @@
+//! Listeners, gathered by address, each with its chain and the routes it serves.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use portcullis_config::units::{HostPattern, ListenAddress};
+use portcullis_config::{Faults, File, Listener, Named, Route};
+use portcullis_middleware::client::TrustedProxies;
+use portcullis_middleware::layer::{Running, fold, hop};
+use portcullis_middleware::router::{Entry, HostMap, Table};
+use portcullis_middleware::{Cause, Next, Rejection};
+
+use axum::response::IntoResponse;
+
+use super::chains::Middlewares;
+use super::{Link, PlannedRoute};
+use crate::edge::{Door, Entrance};
+use crate::server::Manners;
+
+type Routes<'a> = [(&'a Route, Arc<PlannedRoute>)];
+
+/// One door per address, in file order.
+pub(super) fn build(
+    file: &File,
+    routes: &Routes<'_>,
+    middlewares: &mut Middlewares<'_>,
+    faults: &mut Faults,
+) -> Vec<Arc<Door>> {
+    let trusted_proxies = Arc::new(TrustedProxies::new(file.trusted_proxies.iter().copied()));
+    let mut tables = Tables::default();
+    let mut doors: Vec<Door> = Vec::new();
+    for named in &file.listeners {
+        // Sockets in the file system were refused with the file.
+        let ListenAddress::Tcp(address) = named.value.address.value else { continue };
+        let table = tables.of(file, named, routes, faults);
+        let entrance = Arc::new(entrance(file, named, table, middlewares, faults));
+        let door = match doors.iter_mut().find(|door| door.address == address) {
+            Some(door) => door,
+            None => {
+                doors.push(door(address, &named.value, trusted_proxies.clone()));
+                doors.last_mut().expect("it was put there just now")
+            }
+        };
+        door.names.push(entrance.name.clone());
+        let any = [HostPattern::Any];
+        let hosts: Vec<&HostPattern> = match named.value.hosts.as_slice() {
+            [] => any.iter().collect(),
+            hosts => hosts.iter().map(|host| &host.value).collect(),
+        };
+        for host in hosts {
+            door.listeners.insert(host, entrance.clone());
+        }
+    }
+    doors.into_iter().map(Arc::new).collect()
+}
+
+fn door(address: SocketAddr, listener: &Listener, trusted_proxies: Arc<TrustedProxies>) -> Door {
+    // Listeners that share an address agree on these; that was checked with the file.
+    let manners = Manners {
+        connections: listener.limits.connections,
+        header_size: usize::try_from(listener.limits.header_size.bytes()).unwrap_or(usize::MAX),
+        headers: listener.limits.headers,
+        header: listener.timeouts.header.limit(),
+        idle: listener.timeouts.idle.limit(),
+        body_idle: listener.timeouts.body_idle.limit(),
+    };
+    Door { address, manners, trusted_proxies, listeners: HostMap::default(), names: Vec::new() }
+}
+
+fn entrance(
+    file: &File,
+    named: &Named<Listener>,
+    routes: Arc<Table>,
+    middlewares: &mut Middlewares<'_>,
+    faults: &mut Faults,
+) -> Entrance {
+    let links = middlewares.chain(&named.value.chain, Some(&routes), faults);
+    let router = links.iter().position(|link| link.type_name == "router");
+    if let Some(after) = router.and_then(|router| links.get(router + 1)) {
+        let message = format!("middleware `{}` stands after `router`, so no request ever reaches it", after.name);
+        let span =
+            named.value.chain.get(router.unwrap_or_default() + 1).map_or(named.name.span.clone(), |item| item.span());
+        faults.error(&file.document, span, message).label("move it before `router`");
+    }
+    if router.is_none() && links.len() == named.value.chain.len() {
+        let message = format!(
+            "listener `{}` has no `router` in its chain, so it answers every request with 404",
+            named.name.value
+        );
+        faults
+            .warning(&file.document, named.name.span.clone(), message)
+            .help("add \"router\" at the end of its `chain`");
+    }
+    let end: Next = hop(|_| Running::ready(Rejection::new(Cause::NoRoute).into_response()));
+    let chain = fold(Link::layers(&links), end);
+    Entrance { name: named.name.value.as_str().into(), forwarding: named.value.forwarding, links, routes, chain }
+}
+
+/// Compiled routes. Listeners that serve the same ones share the table.
+#[derive(Default)]
+struct Tables(HashMap<Vec<usize>, Arc<Table>>);
+
+impl Tables {
+    fn of(&mut self, file: &File, listener: &Named<Listener>, routes: &Routes<'_>, faults: &mut Faults) -> Arc<Table> {
+        let name = &listener.name.value;
+        let served: Vec<usize> =
+            (0..routes.len()).filter(|index| routes[*index].1.listeners.iter().any(|served| served == name)).collect();
+        if let Some(table) = self.0.get(&served) {
+            return table.clone();
+        }
+        let entries = served.iter().map(|index| {
+            let (route, planned) = &routes[*index];
+            Entry {
+                info: planned.info.clone(),
+                matches: route.matches.clone(),
+                priority: route.priority,
+                order: route.position,
+                answer: planned.next.clone(),
+            }
+        });
+        let table = match Table::build(entries.collect()) {
+            Ok(table) => Arc::new(table),
+            Err(wrong) => {
+                for fault in wrong {
+                    fault.report(&file.document, faults);
+                }
+                Arc::default()
+            }
+        };
+        self.0.insert(served, table.clone());
+        table
+    }
+}

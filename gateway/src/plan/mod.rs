@@ -1,0 +1,320 @@
+//! A checked configuration, built: names resolved, plugins made, chains folded, routes compiled.
+//!
+//! `File --build--> Plan`. The file is what was written and may be wrong; a plan cannot be. Building touches no network
+//! and binds nothing, so `portcullis check` does exactly what a start or a reload does, short of going live.
+
+mod chains;
+mod doors;
+mod registries;
+mod services;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portcullis_config::{AccessLog, Faults, File, Place, RouteTimeouts};
+use portcullis_middleware::plugin::{Shared, Task};
+use portcullis_middleware::{Next, RouteInfo, RouteLayer};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::edge::Door;
+use crate::plugins::Plugins;
+use crate::proxy::{Pools, Upstream};
+use crate::registry::Live;
+use chains::Middlewares;
+use registries::Registries;
+use services::ServiceBook;
+
+/// How long a plugin's task may go on after its plan is gone.
+const TASKS_END: Duration = Duration::from_secs(2);
+
+/// What outlives a plan: the next one takes over whatever is still the same.
+#[derive(Default)]
+pub struct Carry {
+    /// Plugins' shared state.
+    pub shared: Shared,
+    /// Registries by name and settings. They live as long as a plan holds them.
+    pub registries: Mutex<HashMap<(String, String), std::sync::Weak<Live>>>,
+    /// Connections to instances.
+    pub pools: Arc<Pools>,
+}
+
+/// A configuration that was checked and built; the server only ever sees a plan.
+pub struct Plan {
+    file: Option<File>,
+    doors: Vec<Arc<Door>>,
+    routes: Vec<Arc<PlannedRoute>>,
+    services: Arc<ServiceBook>,
+    tasks: Mutex<Vec<Task>>,
+    retired: CancellationToken,
+}
+
+/// A middleware in its place in a chain.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Its name in the file, or its type if it has none.
+    pub name: String,
+    /// Its type.
+    pub type_name: String,
+    /// Where its settings are written.
+    pub place: Place,
+    /// The middleware.
+    pub layer: RouteLayer,
+}
+
+/// A route as it was built.
+#[derive(Debug)]
+pub struct PlannedRoute {
+    /// Its name and place.
+    pub info: Arc<RouteInfo>,
+    /// The listeners that serve it.
+    pub listeners: Vec<String>,
+    /// Its middlewares, in order.
+    pub chain: Vec<Link>,
+    /// What answers it.
+    pub answer: PlannedAnswer,
+    /// The clocks of the whole route.
+    pub timeouts: RouteTimeouts,
+    /// The route as one chain.
+    pub next: Next,
+}
+
+/// What answers a route.
+#[derive(Debug)]
+pub enum PlannedAnswer {
+    /// Services, one of them for each request.
+    Services(Vec<Branch>),
+    /// The gateway itself, with this status.
+    Respond(u16),
+    /// The gateway itself, by sending the client elsewhere.
+    Redirect(u16),
+}
+
+/// One of the services a route can send to.
+#[derive(Debug)]
+pub struct Branch {
+    /// The service's name in the file, or `{capture}`.
+    pub service: String,
+    /// Its share; 1 where there is only one.
+    pub weight: u32,
+    /// The branch's own middlewares.
+    pub chain: Vec<Link>,
+}
+
+/// Reads and builds a file, for `check`: nothing of it goes live.
+pub fn check(path: &Path, plugins: &Plugins) -> (Option<Plan>, Faults) {
+    let (file, mut faults) = read(path);
+    let plan = file.and_then(|file| build(file, path.parent(), plugins, &Carry::default(), &mut faults));
+    (plan, faults)
+}
+
+/// Reads a file.
+pub fn read(path: &Path) -> (Option<File>, Faults) {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => File::parse(&name, &text),
+        Err(error) => {
+            let mut faults = Faults::default();
+            faults.error_without_place(format!("cannot read {name}: {error}"));
+            (None, faults)
+        }
+    }
+}
+
+/// Builds a plan. Every fault that can be found is found in one run; with any error there is no plan.
+pub fn build(
+    file: File,
+    directory: Option<&Path>,
+    plugins: &Plugins,
+    carry: &Carry,
+    faults: &mut Faults,
+) -> Option<Plan> {
+    let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let registries = Registries::build(&file, directory, plugins, carry, faults);
+    let services = Arc::new(ServiceBook::build(&file, registries, &carry.pools, faults));
+    let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);
+    let routes = middlewares.routes(faults);
+    let doors = doors::build(&file, &routes, &mut middlewares, faults);
+    let tasks = Mutex::new(middlewares.into_tasks());
+    if faults.has_errors() {
+        return None;
+    }
+    let routes = routes.into_iter().map(|(_, planned)| planned).collect();
+    Some(Plan { doors, routes, services, tasks, retired: CancellationToken::new(), file: Some(file) })
+}
+
+impl Plan {
+    /// A plan that serves nothing: what there is before the first one.
+    pub fn empty() -> Self {
+        Self {
+            file: None,
+            doors: Vec::new(),
+            routes: Vec::new(),
+            services: Arc::default(),
+            tasks: Mutex::default(),
+            retired: CancellationToken::new(),
+        }
+    }
+
+    /// The addresses to bind.
+    pub fn doors(&self) -> impl Iterator<Item = &Arc<Door>> {
+        self.doors.iter()
+    }
+
+    /// What happens at one address.
+    pub fn door(&self, address: SocketAddr) -> Option<Arc<Door>> {
+        self.doors.iter().find(|door| door.address == address).cloned()
+    }
+
+    /// Where the admin API listens, if it does.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.file.as_ref()?.admin.as_ref().map(|admin| admin.address.value)
+    }
+
+    /// How many threads serve.
+    pub fn workers(&self) -> usize {
+        let written = self.file.as_ref().and_then(|file| file.workers);
+        written.or_else(|| std::thread::available_parallelism().ok()).map_or(1, std::num::NonZeroUsize::get)
+    }
+
+    /// Where the access log goes.
+    pub fn access_log(&self) -> AccessLog {
+        self.file.as_ref().map(|file| file.access_log.clone()).unwrap_or_default()
+    }
+
+    /// The routes, in file order.
+    pub fn routes(&self) -> &[Arc<PlannedRoute>] {
+        &self.routes
+    }
+
+    /// The route that a request's exchange names.
+    pub fn route(&self, info: &RouteInfo) -> Option<&Arc<PlannedRoute>> {
+        self.routes.iter().find(|route| *route.info == *info)
+    }
+
+    /// Every service that the plan knows by name, ordered by name.
+    pub fn services(&self) -> Vec<Arc<Upstream>> {
+        self.services.all()
+    }
+
+    /// The service of this name, if the plan knows it.
+    pub fn service(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.services.known(name)
+    }
+
+    /// The registries, in file order.
+    pub fn registries(&self) -> &[Arc<Live>] {
+        self.services.registries()
+    }
+
+    /// The registry of this name.
+    pub fn registry(&self, name: &str) -> Option<&Arc<Live>> {
+        self.registries().iter().find(|live| live.name() == name)
+    }
+
+    /// The registries' names, for a sentence.
+    pub fn registry_names(&self) -> String {
+        let names: Vec<_> = self.registries().iter().map(|live| format!("`{}`", live.name())).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+
+    /// What there is, in a few words.
+    pub fn summary(&self) -> String {
+        let listeners: usize = self.doors.iter().map(|door| door.names.len()).sum();
+        let count = |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+        format!(
+            "{}, {}, {}",
+            count(listeners, "listener"),
+            count(self.routes.len(), "route"),
+            count(self.services().len(), "service")
+        )
+    }
+
+    /// Starts what runs beside the requests: registries and plugins' tasks. The tracker knows the tasks that still run.
+    pub fn go_live(&self, runtime: &Handle, running: &TaskTracker) {
+        for live in self.registries() {
+            live.start(runtime);
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        for task in tasks {
+            let stop = self.retired.clone();
+            let task = task(stop.clone());
+            let bounded = async move {
+                tokio::pin!(task);
+                tokio::select! {
+                    () = &mut task => {}
+                    () = stop.cancelled() => drop(tokio::time::timeout(TASKS_END, task).await),
+                }
+            };
+            running.spawn_on(bounded, runtime);
+        }
+    }
+
+    /// Ends what [`go_live`](Plan::go_live) started. Requests in flight may still use the plan.
+    pub fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    /// Waits until every service has heard from its registry once, but no longer than `limit`.
+    pub async fn first_states(&self, limit: Duration) {
+        let services = self.services();
+        futures_util::future::join_all(services.iter().map(|service| service.service().first_state(limit))).await;
+    }
+
+    /// What the file is called in reports.
+    pub fn file_name(&self) -> &str {
+        self.file.as_ref().map_or("no file", |file| &file.document.name)
+    }
+
+    /// What the file consists of. Titles only: contents may hold secrets.
+    pub fn sections(&self) -> Vec<String> {
+        let sections = self.file.as_ref().map(|file| file.document.sections()).unwrap_or_default();
+        sections.into_iter().map(|section| section.title).collect()
+    }
+
+    /// A number that changes with the file's text, to see at a glance whether two gateways serve the same.
+    pub fn file_hash(&self) -> String {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        self.file.as_ref().map(|file| &file.document.text).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
+    /// How this plan differs from another, in one line for the log.
+    pub fn difference(&self, old: &Plan) -> String {
+        let sections = |plan: &Plan| -> HashMap<String, String> {
+            let document = plan.file.as_ref().map(|file| &file.document);
+            let sections = document.map(portcullis_config::Document::sections).unwrap_or_default();
+            sections.into_iter().map(|section| (section.title, section.content)).collect()
+        };
+        let (before, after) = (sections(old), sections(self));
+        let names: HashSet<_> = before.keys().chain(after.keys()).collect();
+        let (mut kept, mut changed, mut added, mut removed) = (0, Vec::new(), Vec::new(), Vec::new());
+        for name in names {
+            match (before.get(name), after.get(name)) {
+                (Some(before), Some(after)) if before == after => kept += 1,
+                (Some(_), Some(_)) => changed.push(name.as_str()),
+                (None, _) => added.push(name.as_str()),
+                (_, None) => removed.push(name.as_str()),
+            }
+        }
+        let mut line = format!("{kept} sections kept");
+        for (what, mut names) in [("changed", changed), ("added", added), ("removed", removed)] {
+            if !names.is_empty() {
+                names.sort_unstable();
+                line.push_str(&format!("; {what}: {}", names.join(", ")));
+            }
+        }
+        line
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}

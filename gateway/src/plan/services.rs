@@ -1,0 +1,245 @@
+//! Names that routes send to, and what is behind them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use portcullis_config::{self as config, Faults, File, Named, RetryOn};
+use portcullis_middleware::plugin::Services;
+use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
+
+use super::registries::Registries;
+use crate::proxy::{Forward, Host, Overrides, Policy, Pools, Resolve, Resolved, Retry, Service, Timeouts, Upstream};
+use crate::registry::{self, Live, LiveService, Missing, ServiceName};
+
+/// The registry of services that name none.
+const DEFAULT: &str = "default";
+/// How many services that requests named are kept ready. The registry's own limit is the same.
+const DYNAMIC: usize = 1024;
+
+/// Every service of a plan: those the file declares, and those that only a registry knows.
+#[derive(Default)]
+pub(super) struct ServiceBook {
+    registries: Registries,
+    pools: Arc<Pools>,
+    /// Declared first; names that only routes mention are added while the chains are built.
+    known: Mutex<HashMap<String, Arc<Upstream>>>,
+    /// Declared in the file with a fault: whoever sends there is not told that it does not exist.
+    broken: Vec<String>,
+    by_request: ArcSwap<HashMap<String, Arc<Upstream>>>,
+}
+
+impl ServiceBook {
+    pub(super) fn build(file: &File, registries: Registries, pools: &Arc<Pools>, faults: &mut Faults) -> Self {
+        let mut book = Self { registries, pools: pools.clone(), ..Self::default() };
+        for named in &file.services {
+            match book.declared(file, named, faults) {
+                Some(upstream) => drop(book.names().insert(named.name.value.clone(), upstream)),
+                None => book.broken.push(named.name.value.clone()),
+            }
+        }
+        book
+    }
+
+    fn declared(&self, file: &File, named: &Named<config::Service>, faults: &mut Faults) -> Option<Arc<Upstream>> {
+        let (key, service) = (&named.name, &named.value);
+        let live = match &service.instances {
+            Some(instances) => fixed(file, key, instances, faults)?,
+            None => {
+                let name = service.name.as_ref().unwrap_or(key);
+                let name: ServiceName = match name.value.parse() {
+                    Ok(parsed) => parsed,
+                    Err(invalid) => {
+                        faults.error(&file.document, name.span.clone(), invalid.to_string());
+                        return None;
+                    }
+                };
+                self.registry_of(file, key, service, faults)?.service(&name)
+            }
+        };
+        Some(Arc::new(Upstream::new(key.value.as_str(), live, policy(service), self.pools.clone())))
+    }
+
+    fn registry_of(
+        &self,
+        file: &File,
+        key: &config::Spanned<String>,
+        service: &config::Service,
+        faults: &mut Faults,
+    ) -> Option<&Arc<Live>> {
+        // That a registry which is named exists was checked with the file.
+        let name = service.registry.as_ref().map_or(DEFAULT, |name| name.value.as_str());
+        let live = self.registries.find(name);
+        if live.is_none() && service.registry.is_none() && !self.registries.is_broken(DEFAULT) {
+            faults
+                .error(
+                    &file.document,
+                    key.span.clone(),
+                    format!("service `{}` has no instances and no registry", key.value),
+                )
+                .label("needs `instances = [\"host:port\"]`, or a `registry`")
+                .help("a `[registry.default]` serves every service that names no other registry");
+        }
+        live
+    }
+
+    /// The service of this name: declared, or one that the default registry may know.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Upstream>> {
+        if let Some(upstream) = self.known(name) {
+            return Some(upstream);
+        }
+        let live = self.registries.find(DEFAULT)?.service(&name.parse().ok()?);
+        let upstream = Arc::new(Upstream::new(name, live, Policy::default(), self.pools.clone()));
+        self.names().insert(name.to_owned(), upstream.clone());
+        Some(upstream)
+    }
+
+    /// The service of this name, if somebody needed it before.
+    pub(super) fn known(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.names().get(name).cloned()
+    }
+
+    /// Whether a name that [`find`](Self::find) does not find is somebody else's fault, reported already.
+    pub(super) fn is_excused(&self, name: &str) -> bool {
+        self.broken.iter().any(|broken| broken == name) || self.registries.is_broken(DEFAULT)
+    }
+
+    /// The names that a misspelt one may have meant.
+    pub(super) fn declared_names(&self) -> Vec<String> {
+        self.names().keys().cloned().chain(self.broken.iter().cloned()).collect()
+    }
+
+    /// Whether services can come from a registry that the file declares as the default.
+    pub(super) fn has_default_registry(&self) -> bool {
+        self.registries.find(DEFAULT).is_some() || self.registries.is_broken(DEFAULT)
+    }
+
+    /// Every service that has a name, ordered by it.
+    pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
+        let mut all: Vec<_> = self.names().values().cloned().collect();
+        all.extend(self.by_request.load().values().cloned());
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
+    pub(super) fn registries(&self) -> &[Arc<Live>] {
+        self.registries.all()
+    }
+
+    /// The service that a request named: one that is declared, or one that the default registry lists.
+    async fn requested(&self, name: String) -> Result<Arc<Upstream>, Rejection> {
+        if let Some(upstream) = self.known(&name) {
+            return Ok(upstream);
+        }
+        let unknown = || Rejection::new(Cause::NoRoute).detail("there is no service of that name");
+        let Some(live) = self.registries.find(DEFAULT) else { return Err(unknown()) };
+        match live.find(&name).await {
+            Ok(service) => Ok(self.ready(name, &service)),
+            Err(Missing::Unknown) => Err(unknown()),
+            Err(missing @ (Missing::Unreachable | Missing::Full)) => {
+                Err(Rejection::new(Cause::NoService).because(&missing))
+            }
+        }
+    }
+
+    /// The upstream for a service that a request named, kept for the next request.
+    fn ready(&self, name: String, service: &Arc<LiveService>) -> Arc<Upstream> {
+        if let Some(upstream) = self.by_request.load().get(&name).filter(|known| Arc::ptr_eq(known.service(), service))
+        {
+            return upstream.clone();
+        }
+        let upstream = Arc::new(Upstream::new(name.as_str(), service.clone(), Policy::default(), self.pools.clone()));
+        self.by_request.rcu(|all| {
+            let mut all = HashMap::clone(all);
+            if all.len() >= DYNAMIC {
+                // Only this map and the registry's directory hold one that nobody asks for any more.
+                all.retain(|_, upstream| Arc::strong_count(upstream.service()) > 2);
+            }
+            if all.len() < DYNAMIC {
+                all.insert(name.clone(), upstream.clone());
+            }
+            all
+        });
+        upstream
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<String, Arc<Upstream>>> {
+        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Services for ServiceBook {
+    fn service(&self, name: &str) -> Option<Next> {
+        let upstream = self.find(name)?;
+        Some(Next::new(Forward::new(Service::Fixed(upstream), Overrides::default())))
+    }
+}
+
+/// `service = "{capture}"`: the name comes with the request.
+pub(super) struct ByRequest {
+    pub(super) capture: String,
+    pub(super) services: Arc<ServiceBook>,
+}
+
+impl Resolve for ByRequest {
+    fn resolve(&self, request: &Request) -> Resolved {
+        let captured = request.extensions().get::<MatchedRoute>().and_then(|matched| matched.capture(&self.capture));
+        let Some(name) = captured.map(|name| percent_encoding::percent_decode_str(name).decode_utf8()) else {
+            return Resolved::Now(Err(Rejection::new(Cause::NoRoute)));
+        };
+        let Ok(name) = name.map(|name| name.into_owned()) else {
+            return Resolved::Now(Err(Rejection::new(Cause::NoRoute)));
+        };
+        let services = self.services.clone();
+        let found: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { services.requested(name).await });
+        Resolved::Later(found)
+    }
+}
+
+fn fixed(
+    file: &File,
+    key: &config::Spanned<String>,
+    instances: &config::Spanned<Vec<config::Spanned<config::Instance>>>,
+    faults: &mut Faults,
+) -> Option<Arc<LiveService>> {
+    let name: ServiceName = match key.value.parse() {
+        Ok(name) => name,
+        Err(error) => {
+            faults.error(&file.document, key.span.clone(), format!("{error}"));
+            return None;
+        }
+    };
+    let built = instances.value.iter().map(|instance| {
+        let written = &instance.value;
+        registry::Instance { weight: written.weight, ..registry::Instance::at(written.address.clone()) }
+    });
+    Some(Arc::new(LiveService::fixed(registry::Service { name, instances: built.collect() })))
+}
+
+fn policy(service: &config::Service) -> Policy {
+    Policy {
+        host: if service.keep_host { Host::Keep } else { Host::Instance },
+        timeouts: Timeouts {
+            connect: service.timeouts.connect.limit(),
+            first_byte: service.timeouts.first_byte.limit(),
+            idle: service.timeouts.idle.limit(),
+            attempt: None,
+        },
+        retry: service.retry.as_ref().map(retry).unwrap_or_default(),
+    }
+}
+
+/// A `retry` of the file as the proxy knows it.
+pub(super) fn retry(retry: &config::Retry) -> Retry {
+    let statuses = retry.on.iter().filter_map(|on| if let RetryOn::Status(status) = on { Some(*status) } else { None });
+    Retry {
+        attempts: retry.attempts.get(),
+        connect: retry.on.contains(&RetryOn::Connect),
+        reset: retry.on.contains(&RetryOn::Reset),
+        statuses: statuses.collect(),
+        backoff: retry.backoff.get(),
+        ..Retry::default()
+    }
+}
