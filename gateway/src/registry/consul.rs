@@ -414,7 +414,7 @@ impl TryFrom<Registration> for NewService {
             check: ttl.map(|ttl| NewCheck {
                 ttl: milliseconds(ttl),
                 status: "passing",
-                deregister_critical_service_after: milliseconds((ttl * 10).max(Duration::from_secs(60))),
+                deregister_critical_service_after: milliseconds(ttl.saturating_mul(10).max(Duration::from_secs(60))),
             }),
         })
     }

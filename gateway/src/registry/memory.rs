@@ -177,7 +177,8 @@ impl State {
     fn put(&mut self, new: Registration, now: Instant) -> Result<bool, RegistryError> {
         let Registration { service, instance, ttl } = new;
         let id = instance.id.clone();
-        let until = ttl.map(|ttl| now + ttl);
+        // A life longer than clocks count is for ever.
+        let until = ttl.and_then(|ttl| now.checked_add(ttl));
         let known = self.ids.get(&id);
         if known.is_none() && self.ids.len() >= self.limit {
             return Err(RegistryError::Full(self.limit));
@@ -276,6 +277,7 @@ mod tests {
         for address in ["a:1", "b:1", "a:1"] {
             registry.register(registration("orders", address, None)).await.unwrap();
         }
+        registry.register(registration("orders", "b:1", Some(u64::MAX))).await.unwrap();
         let full = registry.register(registration("orders", "c:1", None)).await;
         assert_eq!(full, Err(RegistryError::Full(2)));
         registry.deregister(&"a:1".parse().unwrap()).await.unwrap();

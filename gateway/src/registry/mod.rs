@@ -30,7 +30,7 @@ use futures_util::stream::BoxStream;
 pub use portcullis_middleware::BuildError;
 
 pub use directory::Missing;
-pub use live::{Live, LiveService, Snapshot, Standing};
+pub use live::{Live, LiveService, Snapshot, Standing, Stats};
 pub use plugin::{RegistryContext, RegistryPlugin, RegistryRow};
 pub use portcullis_config::units::InstanceAddress as Address;
 pub use service::{Instance, InstanceId, Invalid, Registration, Service, ServiceName};

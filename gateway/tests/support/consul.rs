@@ -1,5 +1,7 @@
 //! A real Consul, started by the tests on free ports.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -86,9 +88,14 @@ impl Consul {
         self.process = Some(command.spawn().expect("Consul can be started"));
     }
 
+    /// Where it answers.
+    pub(crate) fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http)
+    }
+
     /// A registry of it, with these further settings.
     pub(crate) fn registry(&self, settings: &str) -> Arc<dyn Registry> {
-        registry(&format!("address = \"http://127.0.0.1:{}\"\n{settings}", self.http))
+        registry(&format!("address = \"{}\"\n{settings}", self.address()))
     }
 
     /// Kills it, as a machine that loses power.
@@ -148,7 +155,8 @@ fn program() -> Option<PathBuf> {
     Some(String::from_utf8(fetched.stdout).expect("a path").trim().into())
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
+/// Ports that nobody listens on now.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let sockets = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     sockets.map(|socket| socket.local_addr().expect("an address").port())
 }
