@@ -96,12 +96,16 @@ impl Paths {
         self.trie.walk(path, limit, accept);
     }
 
-    /// Shows ranks whose segments match all paths that `shape` matches, until `show` has seen enough.
-    pub(super) fn covering(&self, shape: &Shape, show: &mut impl FnMut(Rank) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// Shows ranks below `limit` whose segments match all paths that `shape` matches, until `show` has seen enough.
+    pub(super) fn covering<F>(&self, shape: &Shape, limit: Rank, show: &mut F) -> ControlFlow<()>
+    where
+        F: FnMut(Rank) -> ControlFlow<()>,
+    {
         if let Some(path) = shape.only_path() {
-            self.exact.get(path.as_str()).into_iter().flatten().try_for_each(|rank| show(*rank))?;
+            let exact = self.exact.get(path.as_str()).map_or(&[][..], Vec::as_slice);
+            exact.iter().copied().take_while(|rank| *rank < limit).try_for_each(&mut *show)?;
         }
-        self.trie.covering(shape, show)
+        self.trie.covering(shape, limit, show)
     }
 }
 
@@ -194,19 +198,19 @@ fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
     let matching = rule.matching;
     let place = (rule.order, rule.alternative);
     let pattern = |shape: &Shape| PathStanding::Pattern { literals: Reverse(shape.literals()) };
-    let fault = |error: super::PathError| Fault {
+    let fault = |text: &str| Fault {
         span: matching.path.as_ref().map_or(matching.span.clone(), |path| path.span.clone()),
-        sentence: format!("`path` {error}"),
+        sentence: format!("`{text}` is not a path"),
     };
     let (shape, regex, path) = match matching.path.as_ref().map(|path| &path.value) {
         None => (Shape::default(), None, pattern(&Shape::default())),
         Some(PathMatch::Pattern(text)) => {
-            let shape = Shape::pattern(text).map_err(fault)?;
+            let shape = Shape::pattern(text).ok_or_else(|| fault(text))?;
             let standing = if shape.only_path().is_some() { PathStanding::Exact } else { pattern(&shape) };
             (shape, None, standing)
         }
         Some(PathMatch::Prefix(text)) => {
-            let shape = Shape::prefix(text).map_err(fault)?;
+            let shape = Shape::prefix(text).ok_or_else(|| fault(text))?;
             let standing = pattern(&shape);
             (shape, None, standing)
         }

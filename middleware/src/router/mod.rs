@@ -30,6 +30,7 @@ mod explain;
 mod host;
 mod index;
 mod order;
+mod overlap;
 mod path;
 mod predicate;
 mod redirect;
@@ -38,6 +39,8 @@ mod split;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod trie;
 
 use std::ops::Range;
@@ -54,7 +57,7 @@ use crate::{BuildError, Context, Exchange, Next, Plugin, Rejection, Request, Rou
 pub use explain::{Consideration, Outcome};
 pub use host::{HostMap, fold_host, host_of};
 pub use order::Criterion;
-pub use path::PathError;
+pub use overlap::{Claim, Finding, check};
 pub use redirect::redirect;
 pub use respond::respond;
 pub use split::{Branch, split};
@@ -104,10 +107,6 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn at(span: &Range<usize>, sentence: impl Into<String>) -> Self {
-        Self { span: span.clone(), sentence: sentence.into() }
-    }
-
     /// Puts it where the user sees it.
     pub fn report(self, document: &Document, faults: &mut Faults) {
         faults.error(document, self.span, self.sentence);

@@ -76,10 +76,6 @@ impl Predicates {
         Self { methods, conditions: (!conditions.is_empty()).then(|| Box::new(conditions)) }
     }
 
-    pub(super) fn conditions(&self) -> Option<&Conditions> {
-        self.conditions.as_deref()
-    }
-
     /// The first thing that does not match, the method last.
     ///
     /// A client whose address is unknown is taken to match: a rule about clients then wins and the request is refused,
@@ -106,9 +102,18 @@ impl Predicates {
         conditions && self.methods.cover(&other.methods)
     }
 
-    /// Whether both ask for exactly the same.
-    pub(super) fn same(&self, other: &Self) -> bool {
-        self.cover(other) && other.cover(self)
+    /// The same text for two that ask for the same; empty if nothing is asked for.
+    pub(super) fn canonical(&self) -> String {
+        let Some(conditions) = &self.conditions else {
+            return if self.methods.is_any() { String::new() } else { format!("{:?}", self.methods) };
+        };
+        let mut all = Vec::new();
+        all.extend(conditions.clients.iter().map(|network| format!("client {network}")));
+        all.extend(conditions.headers.iter().map(|pair| format!("header {pair:?}")));
+        all.extend(conditions.query.iter().map(|pair| format!("query {pair:?}")));
+        all.extend(conditions.cookies.iter().map(|pair| format!("cookie {pair:?}")));
+        all.sort_unstable();
+        format!("{:?} {all:?}", self.methods)
     }
 }
 
@@ -238,6 +243,7 @@ impl Methods {
         if set.known & 1 != 0 {
             set.known |= 2;
         }
+        others.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         set.others = others.into();
         set
     }

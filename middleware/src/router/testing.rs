@@ -11,9 +11,13 @@ use crate::layer::{Running, hop};
 use crate::testing::{Chain, Setting, request};
 use crate::{Next, Request, Response, RouteInfo};
 
+/// Lets routes name any service.
+pub(super) const REGISTRY: &str = "[registry.default]\ntype = \"memory\"";
+
 /// The routes of a file that is nothing but routes.
 pub(super) fn routes(toml: &str) -> Vec<Route> {
-    let (file, faults) = File::parse("gateway.toml", &format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{toml}"));
+    let (file, faults) =
+        File::parse("gateway.toml", &format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{toml}\n{REGISTRY}"));
     assert!(!faults.has_errors(), "{}", faults.render(false));
     file.expect("a file without errors").routes
 }
@@ -60,12 +64,6 @@ pub(super) fn table(toml: &str) -> Table {
 pub(super) fn gateway(toml: &str) -> Chain {
     let setting = Setting { routes: Some(Arc::new(table(toml))), ..Setting::default() };
     Chain::new(vec![setting.build::<Router>("").expect("the router has no settings")])
-}
-
-/// What is wrong with routes that parse.
-pub(super) fn gateway_fault(toml: &str) -> String {
-    let faults = table_of(&routes(toml)).expect_err("a fault");
-    faults.into_iter().map(|fault| fault.sentence).collect::<Vec<_>>().join("\n")
 }
 
 /// A `GET` with a `Host`.

@@ -153,22 +153,25 @@ impl Trie {
         }
     }
 
-    /// Shows ranks whose path matches all that `shape` matches, until `show` has seen enough.
+    /// Shows ranks below `limit` whose path matches all that `shape` matches, until `show` has seen enough.
     ///
     /// Some that do may be missed; none is shown in error.
-    pub(super) fn covering<F: FnMut(Rank) -> ControlFlow<()>>(&self, shape: &Shape, show: &mut F) -> ControlFlow<()> {
-        self.cover(0, &shape.segments, &shape.end, show)
+    pub(super) fn covering<F>(&self, shape: &Shape, limit: Rank, show: &mut F) -> ControlFlow<()>
+    where
+        F: FnMut(Rank) -> ControlFlow<()>,
+    {
+        self.cover(0, (&shape.segments, &shape.end), limit, show)
     }
 
-    fn cover<F: FnMut(Rank) -> ControlFlow<()>>(
-        &self,
-        at: u32,
-        segments: &[Segment],
-        end: &End,
-        show: &mut F,
-    ) -> ControlFlow<()> {
+    fn cover<F>(&self, at: u32, (segments, end): (&[Segment], &End), limit: Rank, show: &mut F) -> ControlFlow<()>
+    where
+        F: FnMut(Rank) -> ControlFlow<()>,
+    {
         let node = &self.nodes[at as usize];
-        for stop in &node.stops {
+        if node.lowest >= limit {
+            return ControlFlow::Continue(());
+        }
+        for stop in node.stops.iter().take_while(|stop| stop.rank < limit) {
             let covers = match stop.tail {
                 Tail::Any => true,
                 Tail::None => segments.is_empty() && *end == End::Here,
@@ -184,28 +187,29 @@ impl Trie {
             }
         }
         let Some((segment, segments)) = segments.split_first() else { return ControlFlow::Continue(()) };
+        let rest = (segments, end);
         match segment {
             Segment::Literal(text) => {
                 if let Some(&child) = node.literals.get(text) {
-                    self.cover(child, segments, end, show)?;
+                    self.cover(child, rest, limit, show)?;
                 }
                 for (before, after, child) in &node.parts {
                     if between(text, before, after).is_some() {
-                        self.cover(*child, segments, end, show)?;
+                        self.cover(*child, rest, limit, show)?;
                     }
                 }
             }
             Segment::Capture { before, after, .. } => {
                 for (wider_before, wider_after, child) in &node.parts {
                     if before.starts_with(&**wider_before) && after.ends_with(&**wider_after) {
-                        self.cover(*child, segments, end, show)?;
+                        self.cover(*child, rest, limit, show)?;
                     }
                 }
             }
         }
         let never_empty = !matches!(segment, Segment::Literal(text) if text.is_empty());
         if let Some(child) = node.any.filter(|_| never_empty) {
-            self.cover(child, segments, end, show)?;
+            self.cover(child, rest, limit, show)?;
         }
         ControlFlow::Continue(())
     }

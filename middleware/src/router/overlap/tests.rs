@@ -1,0 +1,247 @@
+use portcullis_config::units::HostPattern;
+use portcullis_config::{Answer, Faults, File, Level, Route};
+
+use super::*;
+use crate::router::testing::REGISTRY;
+
+/// What `check` says of a file, as the user would see it, each with the line it points at.
+fn said(toml: &str) -> Vec<String> {
+    let (file, faults) = File::parse("gateway.toml", &format!("{toml}\n{REGISTRY}"));
+    assert!(!faults.has_errors(), "{}", faults.render(false));
+    let file = file.expect("a file without errors");
+    let names: Vec<_> = file.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    let hosts: Vec<Vec<HostPattern>> =
+        file.listeners.iter().map(|it| it.value.hosts.iter().map(|host| host.value.clone()).collect()).collect();
+    let claim = |route: &'_ Route| -> (Vec<usize>, Vec<String>, Vec<String>) {
+        let serves = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == name);
+        let listeners = (0..names.len()).filter(|at| serves(names[*at])).collect();
+        let guards = route.chain.iter().filter_map(|item| match item {
+            portcullis_config::ChainItem::Named(name) => Some(name.value.clone()),
+            portcullis_config::ChainItem::Inline(_) => None,
+        });
+        let services = match route.answer() {
+            Answer::Service(name) => vec![name.value.clone()],
+            Answer::Split(parts) => parts.iter().map(|part| part.service.value.clone()).collect(),
+            _ => Vec::new(),
+        };
+        (listeners, guards.collect(), services)
+    };
+    let claims: Vec<_> = file
+        .routes
+        .iter()
+        .map(|route| {
+            let (listeners, guards, services) = claim(route);
+            Claim {
+                label: route.label().into_owned(),
+                span: route.span.clone(),
+                matches: &route.matches,
+                priority: route.priority,
+                order: route.position,
+                allow_shadowed: route.allow_shadowed,
+                listeners,
+                guards,
+                services,
+            }
+        })
+        .collect();
+    let mut faults = Faults::new();
+    for finding in check(&claims, &hosts) {
+        finding.report(&file.document, &mut faults);
+    }
+    let level = |level| if level == Level::Error { "error" } else { "warning" };
+    let all = faults.errors().chain(faults.warnings());
+    all.map(|fault| format!("{}: {}", level(fault.level), fault.message)).collect()
+}
+
+fn said_of(routes: &str) -> Vec<String> {
+    said(&format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{routes}"))
+}
+
+#[test]
+fn two_routes_with_the_same_match_are_an_error_that_names_both() {
+    let routes = r#"
+        [[route]]
+        name = "a"
+        match = { hosts = ["x.example", "y.example"], path = "/{id}", headers = { a = "1", b = "2" } }
+        service = "s"
+        [[route]]
+        name = "b"
+        match = { hosts = ["y.example", "z.example"], path = "/{key}", headers = { b = "2", a = "1" } }
+        service = "t"
+    "#;
+    assert_eq!(said_of(routes), ["error: route `b` has the same match as route `a` on host `y.example`"]);
+    assert!(said_of(&format!("{routes}\nallow_shadowed = true")).is_empty());
+    assert!(said_of(&format!("{routes}\npriority = 1")).is_empty(), "who gives priorities has decided");
+}
+
+#[test]
+fn a_route_that_never_wins_is_an_error() {
+    for (first, second) in [
+        (r#"{ path = { prefix = "/a" } }"#, r#"{ path = "/a/{*rest}" }"#),
+        (r#"{ path = "/a/{*rest}" }"#, r#"{ path = "/a/{id}" }"#),
+        (r#"{ path = "/a/{id}" }"#, r#"{ path = "/a/v{id}" }"#),
+        (r#"{ path = "/a/v{id}" }"#, r#"{ path = "/a/v1{id}.json" }"#),
+        (r#"{ path = { prefix = "/" }, methods = ["GET"] }"#, r#"{ path = { prefix = "/" }, methods = ["HEAD"] }"#),
+        (r#"{ clients = ["10.0.0.0/8"] }"#, r#"{ clients = ["10.1.0.0/16"] }"#),
+        (r#"{ headers = { a = { present = true } } }"#, r#"{ headers = { a = "1" } }"#),
+        (r#"{ query = { a = { regex = "[0-9]" } } }"#, r#"{ query = { a = "1" } }"#),
+    ] {
+        let routes = format!(
+            "[[route]]\nname = \"a\"\nmatch = {first}\nservice = \"s\"\n[[route]]\nname = \"b\"\nmatch = {second}\nservice = \"t\""
+        );
+        assert_eq!(said_of(&routes), ["error: route `b` never wins: route `a` takes its requests"], "{first} {second}");
+        let swapped = format!(
+            "[[route]]\nname = \"a\"\nmatch = {second}\nservice = \"s\"\n[[route]]\nname = \"b\"\nmatch = {first}\nservice = \"t\""
+        );
+        assert!(said_of(&swapped).is_empty(), "{second} {first}");
+    }
+}
+
+#[test]
+fn a_priority_can_shadow_an_exact_path() {
+    let routes = |path: &str| {
+        format!(
+            r#"
+            [[route]]
+            name = "exact"
+            match = {{ path = "/a/b7" }}
+            service = "s"
+            [[route]]
+            name = "all"
+            priority = 1
+            match = {{ path = {path} }}
+            service = "t"
+            "#
+        )
+    };
+    let error = ["error: route `exact` never wins: route `all` takes its requests"];
+    for path in [r#"{ prefix = "/a" }"#, r#"{ regex = "/a/b[0-9]" }"#, r#""/a/{id}""#, r#""/a/b{id}""#] {
+        assert_eq!(said_of(&routes(path)), error, "{path}");
+    }
+    for path in [r#"{ prefix = "/a/b" }"#, r#"{ regex = "/a/b" }"#, r#""/a/{id}/""#, r#""/a/b7{id}""#] {
+        assert!(said_of(&routes(path)).is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn routes_that_can_be_told_apart_are_left_alone() {
+    let routes = r#"
+        [[route]]
+        match = { path = "/a/{id}", methods = ["GET"] }
+        service = "s"
+        [[route]]
+        match = { path = "/a/{id}", methods = ["POST"] }
+        service = "s"
+        [[route]]
+        match = { path = "/a/{id}", headers = { x = "1" } }
+        service = "s"
+        [[route]]
+        match = { path = "/a/{id}" }
+        service = "s"
+        [[route]]
+        match = { hosts = ["*.example.com"], path = "/a/{id}" }
+        service = "s"
+        [[route]]
+        match = { path = { prefix = "/a" } }
+        service = "s"
+        [[route]]
+        match = [{ path = "/a/{id}" }, { path = "/b" }]
+        service = "s"
+        allow_shadowed = true
+    "#;
+    assert_eq!(said_of(routes), [""; 0]);
+}
+
+#[test]
+fn listeners_keep_routes_apart_and_bring_them_together() {
+    let file = |first: &str, second: &str| {
+        format!(
+            r#"
+            [listener.web]
+            address = "127.0.0.1:1"
+            hosts = ["a.example"]
+            [listener.internal]
+            address = "127.0.0.1:2"
+            [[route]]
+            name = "a"
+            listeners = {first}
+            match = {{ path = "/x" }}
+            service = "s"
+            [[route]]
+            name = "b"
+            listeners = {second}
+            match = {{ path = "/x" }}
+            service = "s"
+            "#
+        )
+    };
+    assert!(said(&file(r#"["web"]"#, r#"["internal"]"#)).is_empty());
+    let error = ["error: route `b` has the same match as route `a`"];
+    assert_eq!(said(&file(r#"["web", "internal"]"#, r#"["internal"]"#)), error);
+    assert_eq!(said(&file("[]", "[]")), error);
+}
+
+#[test]
+fn a_route_for_a_host_that_no_listener_takes_never_wins() {
+    let toml = |host: &str| {
+        format!(
+            "[listener.web]\naddress = \"127.0.0.1:1\"\nhosts = [\"*.a.example\"]\n\
+             [[route]]\nname = \"r\"\nmatch = {{ hosts = [\"{host}\"] }}\nservice = \"s\"\n"
+        )
+    };
+    assert_eq!(
+        said(&toml("b.example")),
+        ["error: route `r` never wins: no listener of it takes requests for its hosts"]
+    );
+    assert!(said(&toml("x.a.example")).is_empty());
+    assert!(said(&toml("*.example")).is_empty());
+}
+
+/// `admin` is guarded by `office`, and `rest` is not.
+fn guarded(admin: &str, rest: &str) -> Vec<String> {
+    said_of(&format!(
+        "[middleware.office]\ntype = \"ip_whitelist\"\n\
+         [[route]]\nname = \"admin\"\nchain = [\"office\"]\nservice = \"s\"\nmatch = {admin}\n\
+         [[route]]\nname = \"rest\"\n{rest}\n"
+    ))
+}
+
+#[test]
+fn a_request_that_slips_past_a_guard_is_a_warning_with_that_request() {
+    let everything = "match = { path = { prefix = \"/\" } }\nservice = \"s\"";
+    for (admin, rest, request) in [
+        (r#"{ path = "/admin" }"#, everything, "GET /admin/"),
+        (r#"{ path = "/admin/" }"#, everything, "GET /admin"),
+        (r#"{ path = "/admin/{*rest}" }"#, everything, "GET /admin/"),
+        (r#"{ path = { prefix = "/admin" }, methods = ["POST"] }"#, everything, "GET /admin"),
+        (r#"{ path = { prefix = "/admin" }, headers = { x = "1" } }"#, everything, "GET /admin"),
+        (
+            r#"{ hosts = ["a.example"], path = { prefix = "/admin" } }"#,
+            everything,
+            "GET http://elsewhere.invalid/admin",
+        ),
+        (
+            r#"{ path = { prefix = "/admin" } }"#,
+            "match = { path = \"/{service}/{*rest}\" }\nservice = \"{service}\"",
+            "GET /s/x",
+        ),
+    ] {
+        let expected = format!("warning: `{request}` slips past `office`, which guards `s` on route `admin`");
+        assert_eq!(guarded(admin, rest), [expected], "{admin}");
+    }
+}
+
+#[test]
+fn what_cannot_slip_is_no_warning() {
+    let everything = "match = { path = { prefix = \"/\" } }\n";
+    let admin = r#"{ path = { prefix = "/admin" } }"#;
+    assert!(guarded(admin, &format!("{everything}service = \"s\"")).is_empty(), "a prefix leaves nothing beside it");
+    let exact = r#"{ path = "/admin" }"#;
+    assert!(guarded(exact, &format!("{everything}service = \"t\"")).is_empty(), "another service");
+    assert!(guarded(exact, &format!("{everything}service = \"s\"\nchain = [\"office\"]")).is_empty(), "the same guard");
+    let get = "match = { path = \"/login\", methods = [\"GET\"] }\nservice = \"s\"";
+    assert!(
+        guarded(r#"{ path = "/login", methods = ["POST"] }"#, get).is_empty(),
+        "a sibling with the same path is meant"
+    );
+}
