@@ -57,7 +57,11 @@ fn follows_from_a_cut(misfit: &Misfit, path: &[Step], node: &Node) -> bool {
     };
     let is_hole = |node: &Node| matches!(node.kind, Kind::Hole);
     match (&misfit.what, &node.kind) {
-        (What::Missing { key }, _) => node.get(key).is_some_and(is_hole),
+        // Cut out itself, or cut out as a misspelling of this very key.
+        (What::Missing { key }, _) => node
+            .entries()
+            .iter()
+            .any(|(name, value)| is_hole(value) && (name.value == *key || did_you_mean(name, [*key]).is_some())),
         (What::UnknownKey { .. } | What::UnknownWord { .. }, _) => false,
         (_, Kind::Table(entries)) => entries.iter().any(|(_, value)| is_hole(value)),
         (_, Kind::List(items)) => items.iter().any(is_hole),

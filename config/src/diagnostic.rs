@@ -89,9 +89,14 @@ impl Faults {
         self.note(Level::Warning, Some(document), span, message.into())
     }
 
-    /// Notes an error that stands in no text: a file that cannot be read.
+    /// Notes an error that stands in no text: a file that cannot be read, or lacks something.
     pub fn error_without_place(&mut self, message: impl Into<String>) -> &mut Diagnostic {
         self.note(Level::Error, None, 0..0, message.into())
+    }
+
+    /// Notes a warning that stands in no text: something that a whole file lacks.
+    pub fn warning_without_place(&mut self, message: impl Into<String>) -> &mut Diagnostic {
+        self.note(Level::Warning, None, 0..0, message.into())
     }
 
     fn note(

@@ -1,7 +1,9 @@
 //! A file's text, and where in it things stand.
 
 use std::fmt;
+use std::io::Read as _;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -9,6 +11,9 @@ use toml::de::DeTable;
 
 use crate::Faults;
 use crate::node::Node;
+
+/// A file of routes is written by people or generated; either way it is smaller than this.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// A text that was read, its name, and its tree. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,19 +23,56 @@ pub struct Document {
     /// The text as it was written.
     pub text: Arc<str>,
     pub(crate) root: Arc<Node>,
+    /// Whether the tree says all that the text says.
+    pub(crate) sound: bool,
 }
 
 impl Document {
-    /// Reads TOML as far as it can be read; every syntax error becomes a fault.
+    /// Reads TOML; every syntax error becomes a fault.
     pub fn parse(name: &str, text: &str, faults: &mut Faults) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let document =
-            Self { name: name.into(), text: text.into(), root: Arc::new(Node::table(table.get_ref(), 0..text.len())) };
-        for error in errors {
+        let document = Self {
+            name: name.into(),
+            text: text.into(),
+            root: Arc::new(Node::table(table.get_ref(), 0..text.len())),
+            sound: errors.is_empty(),
+        };
+        for error in first_of_each_line(text, &errors) {
             let span = error.span().unwrap_or_default();
             faults.error(&document, span, error.message());
         }
         document
+    }
+
+    /// Reads a file of TOML. A file that cannot be read is a fault, and so is one that is no text.
+    pub fn read(path: &Path, faults: &mut Faults) -> Option<Self> {
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            faults.error_without_place(format!("cannot read `{name}`: {error}"));
+            return None;
+        }
+        if bytes.len() as u64 > MOST_BYTES {
+            faults.error_without_place(format!("`{name}` is larger than {} MiB", MOST_BYTES >> 20));
+            return None;
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Some(Self::parse(&name, &text, faults)),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                let document = Self {
+                    name: name.into(),
+                    text: text.into(),
+                    root: Arc::new(Node::table(&DeTable::new(), 0..0)),
+                    sound: false,
+                };
+                let span = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
+                faults.error(&document, span, "this is not UTF-8, and TOML is");
+                None
+            }
+        }
     }
 
     /// The place that a span begins at.
@@ -52,6 +94,18 @@ impl Document {
     fn floor(&self, offset: usize) -> usize {
         self.text.floor_char_boundary(offset.min(self.text.len()))
     }
+}
+
+/// After one syntax error the rest of its line is guesswork.
+fn first_of_each_line<'a>(text: &str, errors: &'a [toml::de::Error]) -> impl Iterator<Item = &'a toml::de::Error> {
+    let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start.min(text.len()));
+    let mut last: Option<usize> = None;
+    errors.iter().filter(move |error| {
+        let at = start(error);
+        let same_line = last.is_some_and(|last| last <= at && !text.as_bytes()[last..at].contains(&b'\n'));
+        last = Some(at);
+        !same_line
+    })
 }
 
 /// A line and a column, both counted from one; columns count characters.

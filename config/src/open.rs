@@ -50,20 +50,18 @@ impl OpenTable {
     }
 }
 
-/// All open tables of a text that can be read as such. What cannot be read was reported by
-/// [`File::parse`](crate::File::parse).
-pub fn open_tables(name: &str, text: &str) -> (Document, Vec<OpenTable>) {
-    let mut syntax = Faults::new();
-    let document = Document::parse(name, text, &mut syntax);
+/// All open tables of a document that can be read as such. What cannot be read is reported by
+/// [`File::of`](crate::File::of).
+pub fn open_tables(document: &Document) -> Vec<OpenTable> {
     let mut tables = Vec::new();
-    if syntax.has_errors() {
-        return (document, tables);
+    if !document.sound {
+        return tables;
     }
-    let root = document.root.clone();
+    let root = &document.root;
     for (section, kind) in [("registry", Kind::Registry), ("middleware", Kind::Middleware)] {
         for (name, node) in root.get(section).into_iter().flat_map(Node::entries) {
             let name = Some(name.value.clone());
-            tables.extend(read(node, &document).map(|raw| OpenTable { kind, name, raw }));
+            tables.extend(read(node, document).map(|raw| OpenTable { kind, name, raw }));
         }
     }
     let listeners = root.get("listener").into_iter().flat_map(Node::entries);
@@ -72,11 +70,11 @@ pub fn open_tables(name: &str, text: &str) -> (Document, Vec<OpenTable>) {
     for owner in listeners.chain(routes) {
         let parts = owner.get("split").into_iter().flat_map(Node::items);
         for chain in parts.chain([owner]).filter_map(|owner| owner.get("chain")) {
-            let inline = chain.items().iter().filter_map(|item| read(item, &document));
+            let inline = chain.items().iter().filter_map(|item| read(item, document));
             tables.extend(inline.map(|raw| OpenTable { kind: Kind::Middleware, name: None, raw }));
         }
     }
-    (document, tables)
+    tables
 }
 
 fn read(node: &Node, document: &Document) -> Option<Raw> {

@@ -76,12 +76,14 @@ impl Check<'_> {
         if self.known.torn {
             return;
         }
+        let name = &self.file.document.name;
         if self.known.listeners.is_empty() {
-            self.error(&(0..0), "there is no listener, so nothing would be served")
+            self.faults
+                .error_without_place(format!("`{name}` has no listener, so nothing would be served"))
                 .help("add one: [listener.web] with address = \"0.0.0.0:8080\"");
         }
         if self.file.routes.is_empty() && self.known.torn_routes.is_empty() {
-            self.warning(&(0..0), "there is no route, so every request is answered with 404");
+            self.faults.warning_without_place(format!("`{name}` has no route, so every request is answered with 404"));
         }
     }
 

@@ -49,6 +49,8 @@ fn snippet<'a>(
     let last = places().map(|span| span.end).max()?;
     let begin = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
     let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline);
+    // A line break is no part of the line, and the carriage return of one neither.
+    let end = begin + text[begin..end].trim_end_matches('\r').len().max(last - begin);
     if text.is_empty() {
         return None;
     }
@@ -63,7 +65,7 @@ fn snippet<'a>(
     });
     let lines_before = text[..begin].matches('\n').count();
     Some(
-        Snippet::source(&text[begin..end])
+        Snippet::source(shown(&text[begin..end]))
             .line_start(lines_before + 1)
             .path(printable(&document.name))
             .annotation(primary)
@@ -80,6 +82,16 @@ fn within_a_line(text: &str, span: &Range<usize>, skipped: usize) -> Range<usize
     let end = text.ceil_char_boundary(end);
     let line_end = text[start..end].find(['\n', '\r']);
     start..line_end.map_or(end, |at| start + at)
+}
+
+/// The renderer draws the controls of ASCII as symbols, but not those above it. A dot takes their place:
+/// it is as long, so the spans hold.
+fn shown(text: &str) -> Cow<'_, str> {
+    let is_c1 = |c: char| matches!(c, '\u{80}'..='\u{9f}');
+    match text.contains(is_c1) {
+        true => Cow::Owned(text.replace(is_c1, "\u{b7}")),
+        false => Cow::Borrowed(text),
+    }
 }
 
 /// Text that cannot move the cursor: control characters are written as escapes.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::DeserializeOwned;
@@ -47,22 +48,35 @@ struct Tables<T>(Vec<(Spanned<String>, Unread<T>)>);
 struct Unread<T>(Node, PhantomData<T>);
 
 impl File {
-    /// Reads a file and finds everything that is wrong with it.
+    /// Reads a text and finds everything that is wrong with it.
     ///
-    /// There is a `File` only if everything could be read; the faults may then still hold warnings,
-    /// and errors that concern its meaning: ask [`Faults::has_errors`] before using it.
+    /// There is a `File` only if everything could be read. The faults may then still hold warnings, and
+    /// errors that concern its meaning: ask [`Faults::has_errors`] before using it.
     pub fn parse(name: &str, text: &str) -> (Option<Self>, Faults) {
         let mut faults = Faults::new();
         let document = Document::parse(name, text, &mut faults);
-        if faults.has_errors() {
-            return (None, faults);
-        }
-        let file = Self::read_tables(document, &mut faults);
+        let file = Self::of(&document, &mut faults);
         (file, faults)
     }
 
-    fn read_tables(document: Document, faults: &mut Faults) -> Option<Self> {
-        let Decoded { value, whole } = decode::<Outline>(&document.root, "the file", &document, faults);
+    /// Reads a file, as [`File::parse`] does.
+    pub fn read(path: impl AsRef<Path>) -> (Option<Self>, Faults) {
+        let mut faults = Faults::new();
+        let document = Document::read(path.as_ref(), &mut faults);
+        let file = document.and_then(|document| Self::of(&document, &mut faults));
+        (file, faults)
+    }
+
+    /// Reads a document. With a syntax error in it nothing is read: its faults are in already, and
+    /// what else it seems to say may be guesswork.
+    ///
+    /// If there is no file, [`open_tables`](crate::open_tables) still has what plugins can look at.
+    pub fn of(document: &Document, faults: &mut Faults) -> Option<Self> {
+        if !document.sound {
+            return None;
+        }
+        let read = decode::<Outline>(&document.root, "the file", document, faults);
+        let Decoded { value, whole } = read;
         let outline = value?;
         let mut reading = Reading {
             known: Known {
@@ -72,19 +86,19 @@ impl File {
                 torn: !whole,
                 ..Known::default()
             },
-            document: &document,
+            document,
             faults,
             whole,
         };
         let mut listeners = reading.tables("listener", outline.listener);
         for item in listeners.iter_mut().flat_map(|it| &mut it.value.chain) {
-            item.settle(&document);
+            item.settle(document);
         }
         let mut registries = reading.tables("registry", outline.registry);
         let services = reading.tables("service", outline.service);
         let mut middlewares = reading.tables("middleware", outline.middleware);
         for raw in registries.iter_mut().chain(&mut middlewares) {
-            raw.value.settle(&document);
+            raw.value.settle(document);
         }
         let admin = outline.admin.and_then(|it| reading.table("`admin`", &it).value);
         let routes = outline.route.into_iter().enumerate();

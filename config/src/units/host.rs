@@ -29,6 +29,9 @@ impl FromStr for HostPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let folded = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        if folded.is_empty() {
+            return Err("a host's name cannot be empty".into());
+        }
         if folded == "*" {
             return Ok(Self::Any);
         }
