@@ -144,7 +144,9 @@ fn segment(out: &mut Vec<u8>, record: &Record, detail: Detail) {
             segment.object("annotations", |annotations| annotations.flag("truncated", true));
             return;
         }
-        cause(segment, record.failure, detail, false);
+        // An answer of our own that is no error has no cause to show.
+        let failure = record.failure.filter(|_| record.flags().any());
+        cause(segment, failure, detail, false);
         segment.object("service", |service| service.text("version", env!("CARGO_PKG_VERSION")));
         segment.object("aws", |aws| {
             aws.object("xray", |xray| {

@@ -122,6 +122,7 @@ impl Exporter {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let driver = Driver::enlist(&self.drivers);
         let mut outlet = tokio::select! {
+            biased;
             outlet = self.outlet.lock() => outlet,
             () = stop.cancelled() => return,
         };
