@@ -273,4 +273,52 @@ mod tests {
         assert_eq!(choose(&[a], Some(b), false), Some(a));
         assert_eq!(choose(&[], Some(b), true), None);
     }
+
+    /// A daemon's socket, and one that sends to it.
+    async fn pair() -> (UdpSocket, Daemon, DocumentCounts) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let counts = DocumentCounts::of(&address);
+        (socket, Daemon::new(address.parse().unwrap()), counts)
+    }
+
+    #[tokio::test]
+    async fn a_way_that_is_too_narrow_is_learned_and_the_document_shrinks() {
+        let (socket, mut daemon, counts) = pair().await;
+        daemon.connect().await.unwrap();
+        // As on a system that takes less than it should: the first try is refused by the kernel.
+        daemon.limit = usize::MAX;
+        let mut record = Record::plain();
+        record.headers = vec![(http::HeaderName::from_static("x-a"), "x".repeat(1000).parse().unwrap()); 80];
+        daemon.send(&record, &counts).await;
+        daemon.settle(&counts);
+        let mut datagram = vec![0; 70_000];
+        let length = socket.recv(&mut datagram).await.unwrap();
+        assert!(length < 1000, "the metadata is gone: {length}");
+        assert!((40_000..MAX_DATAGRAM).contains(&daemon.limit), "{}", daemon.limit);
+        assert_eq!((counts.exported.get(), counts.lost(Loss::TooLarge)), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn every_datagram_is_counted_once_whether_refused_or_not() {
+        let (socket, mut daemon, counts) = pair().await;
+        let address = socket.local_addr().unwrap();
+        daemon.send(&Record::plain(), &counts).await;
+        daemon.settle(&counts);
+        drop(socket);
+        for _ in 0..5 {
+            daemon.send(&Record::plain(), &counts).await;
+        }
+        daemon.settle(&counts);
+        assert_eq!((counts.exported.get(), counts.lost(Loss::DaemonRefused)), (1, 5));
+        assert!(daemon.away.is_some());
+
+        let _socket = UdpSocket::bind(address).await.unwrap();
+        for _ in 0..5 {
+            daemon.send(&Record::plain(), &counts).await;
+        }
+        daemon.settle(&counts);
+        assert_eq!((counts.exported.get(), counts.lost(Loss::DaemonRefused)), (6, 5));
+        assert!(daemon.away.is_none());
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::{consume_budget, spawn_blocking};
 use tokio::time::{Instant, sleep};
@@ -98,7 +99,6 @@ impl Exporter {
     /// Puts a record into the queue, if there is room.
     pub(super) fn submit(&self, record: Box<Record>) {
         let weight = record.weight();
-        let lane = if record.flags().any() { &self.urgent } else { &self.normal };
         if self.bytes.fetch_add(weight, Ordering::Relaxed) + weight > self.limits.bytes {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
             return self.counts.lose(Loss::QueueFull, 1);
@@ -106,11 +106,15 @@ impl Exporter {
         // Counted before it is sent: the other side may take it out at once.
         self.counts.waiting.add(1);
         self.counts.bytes.add(weight as i64);
-        if lane.try_send(record).is_err() {
+        // What is urgent may use the common lane as well, but not the other way round.
+        let urgent = if record.flags().any() { self.urgent.try_send(record) } else { Err(TrySendError::Full(record)) };
+        let sent = urgent.or_else(|refused| self.normal.try_send(refused.into_inner()));
+        if sent.is_err() {
             self.forget(weight);
             return self.counts.lose(Loss::QueueFull, 1);
         }
-        if lane.capacity() <= lane.max_capacity() / 4 * 3 {
+        let crowded = |lane: &mpsc::Sender<_>| lane.capacity() <= lane.max_capacity() / 4 * 3;
+        if crowded(&self.normal) || crowded(&self.urgent) {
             self.crowded.notify_one();
         }
     }
@@ -151,10 +155,7 @@ impl Exporter {
         }
         self.settle(&mut outlet);
         if driver.is_the_last() {
-            let lost = outlet.abandon(&self.counts);
-            if lost > 0 {
-                tracing::warn!(lost, "stopped before these X-Ray segments were sent");
-            }
+            self.bytes.fetch_sub(outlet.abandon(&self.counts), Ordering::Relaxed);
         }
     }
 
@@ -235,16 +236,20 @@ impl Outlet {
         self.urgent.try_recv().or_else(|_| self.normal.try_recv()).ok()
     }
 
-    /// Drops everything that waits; returns how much that was. Nobody else is there to put more in or take it out.
-    fn abandon(&mut self, counts: &DocumentCounts) -> u64 {
-        let mut lost = 0;
+    /// Drops everything that waits, because nobody is left to send it; returns how many bytes that were.
+    fn abandon(&mut self, counts: &DocumentCounts) -> usize {
+        let (mut lost, mut bytes) = (0, 0);
         while let Some(record) = self.next() {
-            counts.waiting.add(-1);
-            counts.bytes.add(-(record.weight() as i64));
+            bytes += record.weight();
             lost += 1;
         }
-        counts.lose(Loss::Shutdown, lost);
-        lost
+        counts.waiting.add(-(lost as i64));
+        counts.bytes.add(-(bytes as i64));
+        if lost > 0 {
+            counts.lose(Loss::Shutdown, lost);
+            tracing::warn!(lost, "stopped before these X-Ray segments were sent");
+        }
+        bytes
     }
 
     /// Says what was lost and why, now and then. A refusing daemon has been spoken of already.

@@ -19,13 +19,18 @@ pub(super) fn illegal_character(name: &str) -> Option<char> {
 
 /// Makes a name out of data: what is illegal becomes `_`, what is too long is cut, and nothing at all is `gateway`.
 pub(super) fn segment_name(data: &str) -> String {
-    let mut name: String = data.chars().take(MAX_NAME).collect();
-    if name.trim().is_empty() {
+    let data = cut(data, MAX_NAME);
+    if data.trim().is_empty() {
         return "gateway".to_owned();
     }
-    while let Some(found) = ILLEGAL.find(&name) {
-        name.replace_range(found.range(), "_");
+    let mut name = String::with_capacity(data.len());
+    let mut from = 0;
+    for found in ILLEGAL.find_iter(data) {
+        name.push_str(&data[from..found.start()]);
+        name.push('_');
+        from = found.end();
     }
+    name.push_str(&data[from..]);
     name
 }
 

@@ -250,6 +250,39 @@ impl Call {
 }
 
 #[cfg(test)]
+impl Record {
+    /// A plain request that went well.
+    pub(super) fn plain() -> Self {
+        Self {
+            profile: Arc::new(Profile { name: "edge".into(), annotations: Vec::new() }),
+            name: None,
+            trace: TraceId::mint(1_800_000_000),
+            id: SpanId::mint(),
+            parent: None,
+            claimed: None,
+            span: Span { start: 1_800_000_000_000_000, length: 1 },
+            head: None,
+            method: Method::GET,
+            url: "http://h/".into(),
+            user_agent: None,
+            client: None,
+            forwarded: false,
+            status: Some(200),
+            bytes: None,
+            failure: None,
+            grpc_status: None,
+            route: None,
+            service: None,
+            annotations: Vec::new(),
+            headers: Vec::new(),
+            balancer: None,
+            tries: 0,
+            attempts: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

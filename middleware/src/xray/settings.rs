@@ -518,3 +518,41 @@ impl JsonSchema for Value {
         json_schema!({ "type": ["string", "number", "boolean"] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Shared;
+
+    fn check(settings: XRay, environment: &[(&str, &str)]) -> Result<Checked, BuildError> {
+        let variable =
+            |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        settings.check(variable, &Context::new("trace", &Shared::default()))
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let settings = || XRay { name: "file".into(), daemon: "file:1".into(), ..XRay::default() };
+        let environment = [("AWS_XRAY_TRACING_NAME", "sky"), ("AWS_XRAY_DAEMON_ADDRESS", "tcp:sky:2 udp:sky:3")];
+        let checked = check(settings(), &environment).unwrap();
+        assert_eq!((checked.name.as_str(), checked.daemon.udp.to_string().as_str()), ("sky", "sky:3"));
+
+        let checked = check(settings(), &[("AWS_XRAY_TRACING_NAME", ""), ("AWS_XRAY_DAEMON_ADDRESS", " ")]).unwrap();
+        assert_eq!((checked.name.as_str(), checked.daemon.to_string().as_str()), ("file", "file:1"));
+    }
+
+    #[test]
+    fn a_fault_in_the_environment_says_where_it_comes_from() {
+        let environment = [("AWS_XRAY_TRACING_NAME", "a*b"), ("AWS_XRAY_DAEMON_ADDRESS", "nowhere")];
+        let faults = check(XRay::default(), &environment).unwrap_err().to_string();
+        assert!(faults.contains("`name` from AWS_XRAY_TRACING_NAME has '*'"), "{faults}");
+        assert!(faults.contains("`daemon` from AWS_XRAY_DAEMON_ADDRESS has no `host:port`"), "{faults}");
+    }
+
+    #[test]
+    fn the_defaults_are_one_a_second_and_five_percent() {
+        let checked = check(XRay::default(), &[]).unwrap();
+        assert_eq!(checked.local_rule, (1, Rate::new(0.05).unwrap()));
+        assert_eq!((checked.sampling, checked.daemon.to_string().as_str()), (SamplingMode::Local, "127.0.0.1:2000"));
+    }
+}

@@ -1,6 +1,7 @@
 //! The X-Ray middleware, driven by its TOML, before a daemon that checks every document strictly.
 
 mod checker;
+mod documents;
 mod stage;
 
 use std::sync::Arc;
