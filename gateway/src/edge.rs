@@ -19,6 +19,7 @@ use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response,
 use crate::authority;
 use crate::observe::Observer;
 use crate::plan::Link;
+use crate::proxy::headers::end_hop;
 use crate::server::{Application, Manners, Peer};
 
 /// One address as the plan sees it: who listens there, and how connections are treated.
@@ -101,6 +102,7 @@ pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer:
     let exchange = Exchange::new(arrival, &request);
     exchange.attach(&mut request);
     let watch = observer.begin(&exchange, &mut request);
+    end_hop(request.headers_mut());
 
     let response = match entered {
         Ok(listener) => {

@@ -10,8 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
 use crate::{Cause, Rejection, Request};
@@ -138,6 +138,8 @@ struct Inner {
     started: Instant,
     started_at: SystemTime,
     method: Method,
+    target: Uri,
+    host: Option<HeaderValue>,
     grpc: bool,
     request_id: OnceLock<String>,
     trace_id: OnceLock<String>,
@@ -165,6 +167,12 @@ impl Exchange {
             started: Instant::now(),
             started_at: SystemTime::now(),
             method: request.method().clone(),
+            target: request.uri().clone(),
+            // The absolute form wins over `Host` (RFC 9112 §3.2.2).
+            host: match request.uri().authority() {
+                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+                None => request.headers().get(HOST).cloned(),
+            },
             grpc,
             request_id: OnceLock::new(),
             trace_id: OnceLock::new(),
@@ -236,6 +244,16 @@ impl Exchange {
     /// The method as the client sent it.
     pub fn method(&self) -> &Method {
         &self.0.method
+    }
+
+    /// The target as the client asked for it, before any rewriting.
+    pub fn target(&self) -> &Uri {
+        &self.0.target
+    }
+
+    /// The host and perhaps port that the client asked for, before any rewriting.
+    pub fn host(&self) -> Option<&HeaderValue> {
+        self.0.host.as_ref()
     }
 
     /// Whether the client speaks gRPC.

@@ -5,7 +5,6 @@
 //! ends early ends in an error, so that the client's connection breaks as well instead of ending well.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,6 +16,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use portcullis_middleware::body::CutShort;
 use portcullis_middleware::{Cause, Exchange};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -139,9 +139,9 @@ pin_project! {
 
 impl HttpBody for Answer {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = CutShort;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.project();
         let Poll::Ready(frame) = Pin::new(&mut *this.body).poll_frame(context) else {
             let Some(idle) = *this.idle else { return Poll::Pending };
@@ -149,7 +149,7 @@ impl HttpBody for Answer {
             ready!(poll_until(this.timer, deadline, context));
             return Poll::Ready(this.rest.take().map(|rest| {
                 rest.fail(*this.bytes, Cause::IdleTimeout);
-                Err(Broken(Cause::IdleTimeout))
+                Err(CutShort(Cause::IdleTimeout))
             }));
         };
         *this.waiting = None;
@@ -165,7 +165,7 @@ impl HttpBody for Answer {
                 if let Some(rest) = this.rest.take() {
                     rest.fail(*this.bytes, cause);
                 }
-                Poll::Ready(Some(Err(Broken(cause))))
+                Poll::Ready(Some(Err(CutShort(cause))))
             }
             Some(Ok(frame)) => {
                 *this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -212,15 +212,3 @@ fn blame(error: &hyper::Error) -> Cause {
         _ => Cause::ResetAfterHeaders,
     }
 }
-
-/// An answer that did not come to its end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Broken(Cause);
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the instance's answer broke off: {}", self.0)
-    }
-}
-
-impl StdError for Broken {}

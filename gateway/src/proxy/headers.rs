@@ -118,7 +118,7 @@ pub(super) fn prepare<B>(
         Some(host) => headers.insert(HOST, host.clone()),
         None => headers.remove(HOST),
     };
-    introduce(headers, &client, exchange.scheme(), host.as_ref(), forwarding);
+    introduce(headers, &client, exchange.scheme(), exchange.host().or(host.as_ref()), forwarding);
     Ok(())
 }
 

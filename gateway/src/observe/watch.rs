@@ -1,0 +1,208 @@
+//! One request, watched to the end of its answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use portcullis_middleware::body::CutShort;
+use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response};
+
+use super::line;
+use super::numbers::Shard;
+
+/// A request being watched.
+///
+/// [`until_the_end`](Watch::until_the_end) takes its answer. A watch that is dropped before that saw the client leave
+/// while it still waited: that is a 499.
+#[must_use = "dropping it says that the client went away"]
+pub struct Watch {
+    shard: Arc<Shard>,
+    exchange: Exchange,
+    protocol: Version,
+    bytes_in: Option<Arc<AtomicU64>>,
+    over: bool,
+}
+
+/// How a request ended.
+pub(super) struct End<'a> {
+    pub(super) protocol: Version,
+    pub(super) status: StatusCode,
+    pub(super) cause: Option<Cause>,
+    pub(super) note: Option<&'a str>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) took: Duration,
+}
+
+impl Watch {
+    pub(super) fn begin(shard: Arc<Shard>, exchange: &Exchange, request: &mut Request) -> Self {
+        shard.enter();
+        let bytes_in = (!request.body().is_end_stream()).then(|| {
+            let count = Arc::new(AtomicU64::new(0));
+            let body = std::mem::take(request.body_mut());
+            *request.body_mut() = Body::new(Counted { body, count: count.clone() });
+            count
+        });
+        Self { shard, exchange: exchange.clone(), protocol: request.version(), bytes_in, over: false }
+    }
+
+    /// Watches the answer until it is over.
+    pub fn until_the_end(self, response: Response) -> Response {
+        let (head, body) = response.into_parts();
+        let rejection = head.extensions.get::<Rejection>();
+        let answer = Answer {
+            status: head.status,
+            cause: rejection.map(Rejection::cause),
+            note: rejection.and_then(Rejection::noted).map(Box::from),
+            length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
+            bytes: 0,
+            watch: Some(self),
+        };
+        // Nobody reads these bodies, so nobody would come to their end.
+        let bodiless = answer.is_to_head() || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if bodiless || body.is_end_stream() {
+            answer.end(None);
+            return Response::from_parts(head, body);
+        }
+        Response::from_parts(head, Body::new(Watched { body, answer: Some(answer) }))
+    }
+
+    fn end(&mut self, status: StatusCode, cause: Option<Cause>, note: Option<&str>, bytes_out: u64) {
+        self.over = true;
+        let end = End {
+            protocol: self.protocol,
+            status,
+            cause,
+            note,
+            bytes_in: self.bytes_in.as_ref().map_or(0, |count| count.load(Relaxed)),
+            bytes_out,
+            took: self.exchange.started().elapsed(),
+        };
+        self.shard.leave(&self.exchange, &end);
+        if let Some(log) = &*self.shard.sink().log.load() {
+            line::write(&self.exchange, &end, |line| log.push(line));
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.over {
+            self.end(Cause::ClientClosed.status(), Some(Cause::ClientClosed), None, 0);
+        }
+    }
+}
+
+/// An answer on its way to the client.
+struct Answer {
+    status: StatusCode,
+    cause: Option<Cause>,
+    note: Option<Box<str>>,
+    length: Option<u64>,
+    bytes: u64,
+    watch: Option<Watch>,
+}
+
+impl Answer {
+    fn is_to_head(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| *watch.exchange.method() == Method::HEAD)
+    }
+
+    fn end(mut self, broken: Option<Cause>) {
+        self.write_end(broken);
+    }
+
+    fn write_end(&mut self, broken: Option<Cause>) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(self.status, self.cause.or(broken), self.note.as_deref(), self.bytes);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // A connection that has written as much as was announced does not ask for more.
+        let complete = self.length.is_some_and(|length| self.bytes >= length);
+        self.write_end(if complete { None } else { Some(Cause::ClientClosed) });
+    }
+}
+
+struct Watched {
+    body: Body,
+    answer: Option<Answer>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let (Some(Ok(frame)), Some(answer)) = (&frame, &mut self.answer) {
+            answer.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        let over = match &frame {
+            None => true,
+            // Who sees the end coming does not ask again.
+            Some(Ok(_)) => self.body.is_end_stream(),
+            Some(Err(error)) => {
+                if let Some(answer) = self.answer.take() {
+                    answer.end(CutShort::cause_of(error).or(Some(Cause::Internal)));
+                }
+                false
+            }
+        };
+        if over && let Some(answer) = self.answer.take() {
+            answer.end(None);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request's body, counted.
+struct Counted {
+    body: Body,
+    count: Arc<AtomicU64>,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+            self.count.fetch_add(data.len() as u64, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
