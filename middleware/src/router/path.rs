@@ -113,8 +113,11 @@ impl Shape {
     /// The captures' names, in order.
     pub(super) fn captures(&self) -> impl Iterator<Item = &Arc<str>> {
         let last = if let End::Rest(name) = &self.end { Some(name) } else { None };
-        let named = |segment| if let &Segment::Capture { ref name, .. } = segment { Some(name) } else { None };
-        self.segments.iter().filter_map(named).chain(last)
+        let named = self.segments.iter().filter_map(|segment| match segment {
+            Segment::Capture { name, .. } => Some(name),
+            Segment::Literal(_) => None,
+        });
+        named.chain(last)
     }
 
     /// What the captures stand for in a path that matches.

@@ -435,3 +435,28 @@ fn the_method_of_a_hit_is_among_those_of_allow() {
     *asked.method_mut() = Method::HEAD;
     assert!(table.find(&asked).is_ok());
 }
+
+#[test]
+fn the_page_about_routing_is_true() {
+    let page = include_str!("../../../docs/routing.md");
+    let blocks: Vec<_> = page.split("```").skip(1).step_by(2).collect();
+    assert_eq!(blocks.iter().filter(|block| block.starts_with("toml\n")).count(), 4);
+    for pair in blocks.chunks(2) {
+        let [file, questions] =
+            [pair[0].strip_prefix("toml\n"), pair[1].strip_prefix("text\n")].map(Option::unwrap_or_default);
+        let (file, faults) = portcullis_config::File::parse("routing.md", file);
+        assert!(!faults.has_errors(), "{}", faults.render(false));
+        let table = table_of(&file.expect("a file").routes).expect("a table");
+        for question in questions.lines() {
+            let (question, expected) = question.split_once('→').expect("a question and its answer");
+            let (target, header) = question.trim().split_once("   ").unwrap_or((question.trim(), ""));
+            let (method, target) = target.split_once(' ').expect("a method and a target");
+            let mut asked = request(method, target);
+            if let Some((name, value)) = header.trim().split_once(": ") {
+                let name: http::HeaderName = name.parse().expect("a header's name");
+                asked.headers_mut().insert(name, value.parse().expect("a header's value"));
+            }
+            assert_eq!(winner(&table, &asked), expected.trim(), "{question}");
+        }
+    }
+}
