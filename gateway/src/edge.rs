@@ -82,20 +82,20 @@ impl Application for Edge {
 
     async fn serve(&self, request: Request, peer: &Peer) -> Response {
         let door = self.door.load_full();
-        serve(&door, &self.observer, request, peer).await
+        serve(&door, &self.observer, request, Some(peer)).await
     }
 }
 
-/// Answers one request.
-pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: &Peer) -> Response {
-    let client = client::settle(peer.address, None, request.headers(), &door.trusted_proxies);
+/// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
+pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: Option<&Peer>) -> Response {
+    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
     let entered = enter(door, &mut request);
 
     let listener = entered.as_ref().ok();
     let arrival = Arrival {
-        client: Some(client),
+        client,
         listener: listener.map_or_else(|| door.names[0].clone(), |listener| listener.name.clone()),
-        port: peer.local.map(|local| local.port()),
+        port: peer.and_then(|peer| peer.local).map(|local| local.port()),
         scheme: "http",
         rehearsal: false,
     };

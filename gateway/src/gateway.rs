@@ -2,21 +2,28 @@
 //!
 //! [`App`](crate::app::App) puts sockets before it. To put it into an axum application instead, see [`Gateway::router`].
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::response::IntoResponse;
 use portcullis_config::{Faults, File};
+use portcullis_middleware::{Cause, Rejection, Request};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::app::Reloaded;
+use crate::edge;
 use crate::observe::Observer;
 use crate::plan::{self, Carry, Plan};
 use crate::plugins::Plugins;
+use crate::server::Peer;
 
 /// A gateway without sockets.
 pub struct Gateway {
@@ -79,6 +86,57 @@ impl Gateway {
         old.retire();
         self.history().loaded = Some(SystemTime::now());
         plan
+    }
+
+    /// A gateway from TOML, live on the current tokio runtime, to be put into an axum application:
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use std::net::SocketAddr;
+    ///
+    /// let routes = r#"
+    ///     [listener.web]
+    ///     address = "127.0.0.1:8080"
+    ///
+    ///     [[route]]
+    ///     match = { path = "/healthz" }
+    ///     respond = { body = "ok\n" }
+    /// "#;
+    /// let gateway = portcullis::Gateway::from_toml("gateway.toml", routes, portcullis::plugins()).unwrap();
+    /// let app = axum::Router::new()
+    ///     .route("/own", axum::routing::get(|| async { "not the gateway's" }))
+    ///     .fallback_service(gateway.router("web").expect("the file has a listener `web`"));
+    /// let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    /// # drop(service);
+    /// # });
+    /// ```
+    pub fn from_toml(name: &str, text: &str, plugins: Plugins) -> Result<Arc<Self>, Faults> {
+        let gateway = Self::new(plugins);
+        let (plan, faults) = gateway.plan_text(name, text);
+        let Some(plan) = plan else { return Err(faults) };
+        gateway.go_live(plan, &Handle::current());
+        gateway.set_ready(true);
+        Ok(Arc::new(gateway))
+    }
+
+    /// The listener of this name as an axum application; `None` if the plan has no such listener.
+    ///
+    /// It binds nothing: whoever serves the application does. Clients are known by [`ConnectInfo`]; without it whatever
+    /// decides by the client's address refuses. Requests follow the plan of the moment, also after a reload.
+    pub fn router(self: &Arc<Self>, listener: &str) -> Option<Router> {
+        self.plan().door_of(listener)?;
+        let (gateway, listener) = (self.clone(), listener.to_owned());
+        Some(Router::new().fallback(move |request: Request| {
+            let door = gateway.plan().door_of(&listener);
+            let observer = gateway.observer();
+            async move {
+                // The listener is gone since the last reload.
+                let Some(door) = door else { return Rejection::new(Cause::NoRoute).into_response() };
+                let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+                let peer = address.map(|address| Peer { address, local: None });
+                edge::serve(&door, &observer, request, peer.as_ref()).await
+            }
+        }))
     }
 
     /// The plan that serves.

@@ -170,6 +170,11 @@ impl Plan {
         self.doors.iter().find(|door| door.address == address).cloned()
     }
 
+    /// What happens at the address of a listener.
+    pub fn door_of(&self, listener: &str) -> Option<Arc<Door>> {
+        self.doors.iter().find(|door| door.names.iter().any(|name| &**name == listener)).cloned()
+    }
+
     /// Where the admin API listens, if it does.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.file.as_ref()?.admin.as_ref().map(|admin| admin.address.value)

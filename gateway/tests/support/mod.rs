@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test takes from here what it needs")]
 
+pub mod gateway;
+
 use std::io;
 use std::net::SocketAddr;
 
