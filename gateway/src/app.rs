@@ -148,7 +148,7 @@ impl App {
         let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
         let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
         let mut hang_up = signal(SignalKind::hangup()).expect("the runtime handles signals");
-        let mut follow = self.file.as_deref().map(Follow::new);
+        let mut follow = self.file.as_deref().map(|file| Follow::since(file, self.gateway.plan().text().as_bytes()));
         loop {
             let why = tokio::select! {
                 _ = terminate.recv() => break,
@@ -157,7 +157,13 @@ impl App {
                     self.gateway.reopen_log();
                     "SIGHUP"
                 }
-                () = changed(&mut follow) => "the file changed",
+                content = changed(&mut follow) => {
+                    // Somebody may have asked for the reload before the change was noticed.
+                    if content == self.gateway.plan().text().as_bytes() {
+                        continue;
+                    }
+                    "the file changed"
+                }
                 Some(Order::Reload(answer)) = self.orders.recv() => {
                     let reloaded = self.reload("asked by the admin API").await;
                     let _ = answer.send(reloaded);
@@ -260,9 +266,9 @@ impl App {
 }
 
 /// Waits for a change of the file; for ever without one.
-async fn changed(follow: &mut Option<Follow>) {
+async fn changed(follow: &mut Option<Follow>) -> Vec<u8> {
     match follow {
-        Some(follow) => drop(follow.changed().await),
+        Some(follow) => follow.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -48,6 +48,11 @@ impl Follow {
         }
     }
 
+    /// Follows a file that was read before: the first change is one from this content.
+    pub fn since(path: &Path, content: &[u8]) -> Self {
+        Self { seen: Some(digest(content)), ..Self::new(path) }
+    }
+
     /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.
     ///
     /// Cancel safe: a change that was not returned is found again.
@@ -56,18 +61,20 @@ impl Follow {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut hinting = self._watcher.is_some();
         loop {
+            // Looked at before the first wait: it may have changed before anybody followed it.
+            if let Ok(content) = tokio::fs::read(&self.path).await {
+                let digest = digest(&content);
+                if self.seen != Some(digest) {
+                    self.seen = Some(digest);
+                    return content;
+                }
+            }
             tokio::select! {
                 hint = self.hints.recv(), if hinting => match hint {
                     Some(()) => sleep(SETTLE).await,
                     None => hinting = false,
                 },
                 _ = poll.tick() => {}
-            }
-            let Ok(content) = tokio::fs::read(&self.path).await else { continue };
-            let digest = digest(&content);
-            if self.seen != Some(digest) {
-                self.seen = Some(digest);
-                return content;
             }
         }
     }
@@ -93,6 +100,14 @@ mod tests {
         let mut follow = Follow::new(&path);
         fs::write(&path, "new").expect("written");
         assert_eq!(follow.changed().await, b"new");
+    }
+
+    #[tokio::test]
+    async fn a_change_from_before_it_was_followed_is_found_at_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "new").expect("written");
+        assert_eq!(Follow::since(&path, b"old").changed().await, b"new");
     }
 
     #[tokio::test]

@@ -79,6 +79,7 @@ fn default_status() -> u16 {
 
 impl Plugin for IpWhitelist {
     const NAME: &'static str = "ip_whitelist";
+    const DECIDES_ACCESS: bool = true;
     const EXAMPLE: &'static str = r#"allow = ["10.0.0.0/8", "2001:db8::/32"]"#;
 
     fn build(self, context: &Context) -> Result<RouteLayer, BuildError> {

@@ -28,6 +28,9 @@ pub trait Plugin: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Settings that work, in TOML, without the `type`. They are documentation, and a test builds them.
     const EXAMPLE: &'static str;
 
+    /// Whether it decides who may pass. `portcullis check` then warns of sibling routes that lead around it.
+    const DECIDES_ACCESS: bool = false;
+
     /// Turns the settings into a middleware, or says which setting is wrong and what to do about it.
     fn build(self, context: &Context) -> Result<RouteLayer, BuildError>;
 }
@@ -258,6 +261,8 @@ pub struct PluginRow {
     pub type_name: &'static str,
     /// [`Plugin::EXAMPLE`].
     pub example: &'static str,
+    /// [`Plugin::DECIDES_ACCESS`].
+    pub decides_access: bool,
     /// The settings' JSON Schema.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Decodes the settings and builds the middleware; whatever is wrong goes to the faults.
@@ -271,6 +276,7 @@ impl PluginRow {
             name: P::NAME,
             type_name: std::any::type_name::<P>(),
             example: P::EXAMPLE,
+            decides_access: P::DECIDES_ACCESS,
             schema: |generator| P::json_schema(generator),
             build: build::<P>,
         }

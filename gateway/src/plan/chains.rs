@@ -98,7 +98,13 @@ impl<'a> Middlewares<'a> {
         }
         let layer = (row.build)(raw, &self.file.document, &context, faults)?;
         self.tasks.extend(context.take_tasks());
-        Some(Link { name: name.to_owned(), type_name: row.name.to_owned(), place, layer })
+        Some(Link {
+            name: name.to_owned(),
+            type_name: row.name.to_owned(),
+            place,
+            decides_access: row.decides_access,
+            layer,
+        })
     }
 
     fn unknown(&self, name: &Spanned<String>, faults: &mut Faults) {

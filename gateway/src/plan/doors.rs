@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_config::units::{HostPattern, ListenAddress};
-use portcullis_config::{Faults, File, Listener, Named, Route};
+use portcullis_config::{Faults, File, Listener, Named};
 use portcullis_middleware::client::TrustedProxies;
 use portcullis_middleware::layer::{Running, fold, hop};
 use portcullis_middleware::router::{Entry, HostMap, Table};
@@ -14,11 +14,9 @@ use portcullis_middleware::{Cause, Next, Rejection};
 use axum::response::IntoResponse;
 
 use super::chains::Middlewares;
-use super::{Link, PlannedRoute};
+use super::{Link, Routes};
 use crate::edge::{Door, Entrance};
 use crate::server::Manners;
-
-type Routes<'a> = [(&'a Route, Arc<PlannedRoute>)];
 
 /// One door per address, in file order.
 pub(super) fn build(

@@ -5,6 +5,7 @@
 
 mod chains;
 mod doors;
+mod overlaps;
 mod registries;
 mod services;
 
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis_config::{AccessLog, Faults, File, Place, RouteTimeouts};
+use portcullis_config::{AccessLog, Faults, File, Place, Route, RouteTimeouts};
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::{Next, RouteInfo, RouteLayer};
 use tokio::runtime::Handle;
@@ -62,9 +63,14 @@ pub struct Link {
     pub type_name: String,
     /// Where its settings are written.
     pub place: Place,
+    /// Whether it decides who may pass.
+    pub decides_access: bool,
     /// The middleware.
     pub layer: RouteLayer,
 }
+
+/// Routes as they are written and as they were built, in file order.
+type Routes<'a> = [(&'a Route, Arc<PlannedRoute>)];
 
 /// A route as it was built.
 #[derive(Debug)]
@@ -138,6 +144,7 @@ pub fn build(
     let services = Arc::new(ServiceBook::build(&file, registries, &carry.pools, faults));
     let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);
     let routes = middlewares.routes(faults);
+    overlaps::report(&file, &routes, faults);
     let doors = doors::build(&file, &routes, &mut middlewares, faults);
     let tasks = Mutex::new(middlewares.into_tasks());
     if faults.has_errors() {
@@ -273,6 +280,11 @@ impl Plan {
     /// What the file is called in reports.
     pub fn file_name(&self) -> &str {
         self.file.as_ref().map_or("no file", |file| &file.document.name)
+    }
+
+    /// The file's text. It may hold secrets.
+    pub fn text(&self) -> &str {
+        self.file.as_ref().map_or("", |file| &file.document.text)
     }
 
     /// What the file consists of. Titles only: contents may hold secrets.
