@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http::header::HOST;
-use portcullis_config::{Answer, File, Route};
+use portcullis_config::{Answer, ChainItem, File, Route};
 
-use super::{Branch, Entry, Fault, Router, Table, redirect, respond, split};
+use super::{Branch, Claim, Entry, Fault, Router, Table, redirect, respond, split};
 use crate::layer::{Running, hop};
 use crate::testing::{Chain, Setting, request};
 use crate::{Next, Request, Response, RouteInfo};
@@ -58,6 +58,33 @@ pub(super) fn table_of(routes: &[Route]) -> Result<Table, Vec<Fault>> {
 
 pub(super) fn table(toml: &str) -> Table {
     table_of(&routes(toml)).expect("routes that compile")
+}
+
+/// Routes as `check` sees them, every named middleware a guard.
+pub(super) fn claims<'a>(routes: &'a [Route], listeners: &[&str]) -> Vec<Claim<'a>> {
+    let claim = |route: &'a Route| {
+        let serves = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == name);
+        let guards = route.chain.iter().filter_map(|item| match item {
+            ChainItem::Named(name) => Some(name.value.clone()),
+            ChainItem::Inline(_) => None,
+        });
+        Claim {
+            label: route.label().into_owned(),
+            span: route.span.clone(),
+            matches: &route.matches,
+            priority: route.priority,
+            order: route.position,
+            allow_shadowed: route.allow_shadowed,
+            listeners: (0..listeners.len()).filter(|at| serves(listeners[*at])).collect(),
+            guards: guards.collect(),
+            services: match route.answer() {
+                Answer::Service(name) => vec![name.value.clone()],
+                Answer::Split(parts) => parts.iter().map(|part| part.service.value.clone()).collect(),
+                Answer::Respond(_) | Answer::Redirect(_) => Vec::new(),
+            },
+        }
+    };
+    routes.iter().map(claim).collect()
 }
 
 /// A chain of the router alone.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use proptest::prelude::*;
 
-use super::testing::{asking, entry, gateway, routes, table, table_of};
+use super::testing::{asking, claims, entry, gateway, routes, table, table_of};
 use super::{Outcome, Router, Table};
 use crate::testing::{Chain, Setting, conformance, request};
 use crate::{Cause, Exchange, MatchedRoute, Request};
@@ -380,6 +380,20 @@ proptest! {
         });
         let all: Vec<_> = routes.iter().cloned().chain(elsewhere).collect();
         prop_assert_eq!(winner(&before, &asked), winner(&table(&written(&all)), &asked));
+    }
+
+    #[test]
+    fn a_route_that_check_calls_hopeless_never_wins(
+        routes in some_routes(), asked in prop::collection::vec(some_request(), 20),
+    ) {
+        let parsed = super::testing::routes(&written(&routes));
+        let table = table_of(&parsed).expect("a table");
+        let findings = super::check(&claims(&parsed, &["web"]), &[Vec::new()]);
+        for asked in &asked {
+            let winner = winner(&table, asked);
+            let hopeless = format!("route `{winner}` never wins");
+            prop_assert!(!findings.iter().any(|finding| finding.sentence.starts_with(&hopeless)), "{hopeless}: {asked:?}");
+        }
     }
 
     #[test]

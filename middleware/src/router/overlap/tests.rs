@@ -1,8 +1,8 @@
 use portcullis_config::units::HostPattern;
-use portcullis_config::{Answer, Faults, File, Level, Route};
+use portcullis_config::{Faults, File, Level};
 
 use super::*;
-use crate::router::testing::REGISTRY;
+use crate::router::testing::{REGISTRY, claims};
 
 /// What `check` says of a file, as the user would see it, each with the line it points at.
 fn said(toml: &str) -> Vec<String> {
@@ -12,38 +12,7 @@ fn said(toml: &str) -> Vec<String> {
     let names: Vec<_> = file.listeners.iter().map(|listener| listener.name.as_str()).collect();
     let hosts: Vec<Vec<HostPattern>> =
         file.listeners.iter().map(|it| it.value.hosts.iter().map(|host| host.value.clone()).collect()).collect();
-    let claim = |route: &'_ Route| -> (Vec<usize>, Vec<String>, Vec<String>) {
-        let serves = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == name);
-        let listeners = (0..names.len()).filter(|at| serves(names[*at])).collect();
-        let guards = route.chain.iter().filter_map(|item| match item {
-            portcullis_config::ChainItem::Named(name) => Some(name.value.clone()),
-            portcullis_config::ChainItem::Inline(_) => None,
-        });
-        let services = match route.answer() {
-            Answer::Service(name) => vec![name.value.clone()],
-            Answer::Split(parts) => parts.iter().map(|part| part.service.value.clone()).collect(),
-            _ => Vec::new(),
-        };
-        (listeners, guards.collect(), services)
-    };
-    let claims: Vec<_> = file
-        .routes
-        .iter()
-        .map(|route| {
-            let (listeners, guards, services) = claim(route);
-            Claim {
-                label: route.label().into_owned(),
-                span: route.span.clone(),
-                matches: &route.matches,
-                priority: route.priority,
-                order: route.position,
-                allow_shadowed: route.allow_shadowed,
-                listeners,
-                guards,
-                services,
-            }
-        })
-        .collect();
+    let claims = claims(&file.routes, &names);
     let mut faults = Faults::new();
     for finding in check(&claims, &hosts) {
         finding.report(&file.document, &mut faults);
