@@ -279,7 +279,7 @@ async fn follow(registry: Arc<dyn Registry>, name: ServiceName, state: Arc<State
     loop {
         returned.mark_unchanged();
         let begun = Instant::now();
-        let watch = AssertUnwindSafe(follow_once(&*registry, &name, &state, &mut contact));
+        let watch = AssertUnwindSafe(follow_once(&*registry, &name, &state, &mut contact, &mut returned));
         // A registry may come from anybody. Its panic must not freeze the service for ever.
         let error = watch
             .catch_unwind()
@@ -305,11 +305,21 @@ async fn follow_once(
     name: &ServiceName,
     state: &State,
     contact: &mut Contact,
+    returned: &mut watch::Receiver<u64>,
 ) -> RegistryError {
     let mut states = registry.watch(name);
-    let mut next = match timeout(FIRST_STATE, states.next()).await {
-        Ok(first) => first,
-        Err(_) => return RegistryError::Unreachable(format!("no answer within {FIRST_STATE:?}")),
+    let mut next = loop {
+        tokio::select! {
+            first = timeout(FIRST_STATE, states.next()) => match first {
+                Ok(first) => break first,
+                Err(_) => return RegistryError::Unreachable(format!("no answer within {FIRST_STATE:?}")),
+            },
+            // What was asked while the registry was away may never have got there. It is asked again.
+            _ = returned.changed() => {
+                sleep(jitter(REUNION)).await;
+                states = registry.watch(name);
+            }
+        }
     };
     loop {
         match next {
@@ -327,8 +337,8 @@ async fn follow_once(
 async fn probe(registry: Arc<dyn Registry>, contacts: Arc<Contacts>) {
     loop {
         contacts.trouble.notified().await;
-        let mut missed = false;
-        // If it answers it is alive, and what fails is one watch, which has a backoff of its own.
+        let mut missed = true;
+        // If it goes on to answer, what fails is one watch, which has a backoff of its own.
         let mut calm = Backoff::new(PROBE, BACKOFF_CAP);
         while contacts.failing().0 > 0 {
             sleep(calm.next()).await;

@@ -199,7 +199,7 @@ async fn an_outage_takes_nothing_away_and_is_logged_once() {
         assert!(service.first_state(Duration::from_secs(1)).await);
     }
 
-    for line in [Line::Down, Line::Panics, Line::Hung, Line::Down] {
+    for line in [Line::Down, Line::Panics, Line::Down, Line::Hung] {
         remote.is(line);
         sleep(Duration::from_secs(150)).await;
         assert!(services.iter().all(|service| addresses(service) == ["a:1"]), "{line:?}");
