@@ -93,7 +93,7 @@ impl Scrape {
             MetricType::Histogram,
         )?;
         for ([route, service], series) in &routes {
-            let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+            let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(series.buckets).collect();
             let count = series.buckets.iter().sum();
             let labels = [("route", *route), ("service", *service)];

@@ -221,7 +221,8 @@ async fn serve<A: Application>(stream: TcpStream, peer: SocketAddr, application:
         .header_read_timeout(None)
         .max_headers(manners.headers)
         .max_header_size(manners.header_size)
-        .half_close(true)
+        // A client that closes its side has left: what it asked for is cancelled.
+        .half_close(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     tokio::pin!(connection);
