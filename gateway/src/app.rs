@@ -31,6 +31,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the registries' first answers. Without them it starts all the same.
 const FIRST_STATES: Duration = Duration::from_secs(2);
 
+/// How often connections that nobody needs any more are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
 /// `portcullis run`: from the command line to the exit code.
 pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
     if let Err(sentence) = run.log.start() {
@@ -149,8 +152,13 @@ impl App {
         let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
         let mut hang_up = signal(SignalKind::hangup()).expect("the runtime handles signals");
         let mut follow = self.file.as_deref().map(|file| Follow::since(file, self.gateway.plan().text().as_bytes()));
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let why = tokio::select! {
+                _ = sweep.tick() => {
+                    self.gateway.sweep();
+                    continue;
+                }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hang_up.recv() => {

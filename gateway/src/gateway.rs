@@ -62,7 +62,7 @@ impl Gateway {
 
     /// Reads and builds a file. Whatever is wrong with it is in the faults, and then there is no plan.
     pub fn plan_file(&self, path: &Path) -> (Option<Plan>, Faults) {
-        let (file, faults) = plan::read(path);
+        let (file, faults) = File::read(path);
         self.build(file, path.parent(), faults)
     }
 
@@ -202,6 +202,11 @@ impl Gateway {
     /// Opens the access log's file again, after it was moved away.
     pub fn reopen_log(&self) {
         self.observer.reopen();
+    }
+
+    /// Closes upstream connections that are too old, or that nobody needs any more.
+    pub fn sweep(&self) {
+        self.carry.pools.sweep();
     }
 
     /// Ends what runs beside the requests, and writes out what is still to be written.

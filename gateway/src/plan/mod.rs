@@ -113,22 +113,9 @@ pub struct Branch {
 
 /// Reads and builds a file, for `check`: nothing of it goes live.
 pub fn check(path: &Path, plugins: &Plugins) -> (Option<Plan>, Faults) {
-    let (file, mut faults) = read(path);
+    let (file, mut faults) = File::read(path);
     let plan = file.and_then(|file| build(file, path.parent(), plugins, &Carry::default(), &mut faults));
     (plan, faults)
-}
-
-/// Reads a file.
-pub fn read(path: &Path) -> (Option<File>, Faults) {
-    let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => File::parse(&name, &text),
-        Err(error) => {
-            let mut faults = Faults::default();
-            faults.error_without_place(format!("cannot read {name}: {error}"));
-            (None, faults)
-        }
-    }
 }
 
 /// Builds a plan. Every fault that can be found is found in one run; with any error there is no plan.

@@ -139,7 +139,7 @@ impl ServiceBook {
             Ok(service) => Ok(self.ready(name, &service)),
             Err(Missing::Unknown) => Err(unknown()),
             Err(missing @ (Missing::Unreachable | Missing::Full)) => {
-                Err(Rejection::new(Cause::NoService).because(&missing))
+                Err(Rejection::new(Cause::NoService).note(missing.to_string()))
             }
         }
     }
