@@ -97,19 +97,19 @@ pub fn copy(body: Body, most: usize, done: impl FnOnce(Copied) + Send + 'static)
         return body;
     }
     let done: Done = Box::new(done);
-    Body::new(Copy { body, room: most, chunks: Vec::new(), done: Some(done) })
+    Body::new(Copying { body, room: most, chunks: Vec::new(), done: Some(done) })
 }
 
 type Done = Box<dyn FnOnce(Copied) + Send>;
 
-struct Copy {
+struct Copying {
     body: Body,
     room: usize,
     chunks: Vec<Bytes>,
     done: Option<Done>,
 }
 
-impl Copy {
+impl Copying {
     fn keep(&mut self, data: &Bytes) {
         if self.done.is_none() || data.is_empty() {
             return;
@@ -144,7 +144,7 @@ impl Copy {
     }
 }
 
-impl HttpBody for Copy {
+impl HttpBody for Copying {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -178,7 +178,7 @@ impl HttpBody for Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Copying {
     fn drop(&mut self) {
         self.finish(Copied::Incomplete);
     }

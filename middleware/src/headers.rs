@@ -49,7 +49,15 @@ impl Plugin for Headers {
     const EXAMPLE: &'static str = r#"request  = { set = { x-env = "prod" }, remove = ["cookie"] }
 response = { remove = ["server"] }"#;
 
-    fn build(self, _: &Context) -> Result<RouteLayer, BuildError> {
+    fn build(self, context: &Context) -> Result<RouteLayer, BuildError> {
+        for (how, pairs) in [("set", &self.request.set), ("add", &self.request.add)] {
+            for (name, _) in pairs.iter().filter(|(name, _)| FORWARDING.contains(&name.as_str())) {
+                context.warn(
+                    ["request", how, name.as_str()],
+                    "is written again when the request leaves; see `forwarding` of the listener",
+                );
+            }
+        }
         let faults = self.request.faults("request").and(self.response.faults("response"));
         faults.into_result()?;
         match (self.request.is_empty(), self.response.is_empty()) {
@@ -59,6 +67,10 @@ response = { remove = ["server"] }"#;
         }
     }
 }
+
+/// What the gateway itself tells a service about the client.
+const FORWARDING: [&str; 6] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"];
 
 impl Guard for Edits {
     fn check(&self, request: &mut Request) -> Result<(), Rejection> {
@@ -227,5 +239,7 @@ mod tests {
             assert!(faults.contains(fault), "{toml}: {faults}");
         }
         assert!(build::<Headers>("response = { set = { host = \"a\" } }").is_ok(), "an answer's host means nothing");
+        let built = build::<Headers>("request = { set = { X-Forwarded-For = \"1.1.1.1\" } }").expect("it builds");
+        assert!(built.warnings.contains("written again when the request leaves"), "{}", built.warnings);
     }
 }

@@ -11,7 +11,7 @@
 //! status      = 403
 //! ```
 //!
-//! Anyone else gets `403` with the cause `ip_not_allowed`. The address judged is [`Client::ip`], so `trusted_proxies`
+//! Anyone else gets `403` with the cause `ip_not_allowed`. The address judged is [`Client::ip`](crate::Client::ip), so `trusted_proxies`
 //! decides who may speak for whom. A client whose address cannot be told is refused; in report mode, which changes
 //! nothing for anybody, it passes and is reported.
 //!
@@ -33,8 +33,6 @@ use http::StatusCode;
 use ipnet::IpNet;
 use tracing::{debug, info, trace, warn};
 
-#[cfg(doc)]
-use crate::Client;
 use crate::follow::Follow;
 use crate::ip_set::IpSet;
 use crate::metrics::{self, Counter};
@@ -504,6 +502,31 @@ mod tests {
             app.get("/").await.expect_status(500).expect_cause(Cause::Internal);
             assert!(app.seen().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn a_spoofed_forwarding_header_admits_nobody() {
+        use crate::client::{TrustedProxies, settle};
+
+        let app = chain::<IpWhitelist>(r#"allow = ["10.0.0.0/8"]"#);
+        let proxies = TrustedProxies::new(["192.0.2.0/24".parse().expect("a network")]);
+        let ask = async |peer: &str, lines: &[(&'static str, &str)]| {
+            let mut request = testing::request("GET", "/");
+            for (name, value) in lines {
+                request.headers_mut().append(*name, value.parse().expect("a value"));
+            }
+            let client = settle(peer.parse().expect("an address"), None, request.headers(), &proxies);
+            app.clone().from_client(Some(client)).send(request).await.status.as_u16()
+        };
+        for spoofed in ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1, 10.0.0.1", "for=10.0.0.1"] {
+            for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-client-ip"] {
+                assert_eq!(ask("203.0.113.9:1", &[(name, spoofed)]).await, 403, "a stranger says {name}: {spoofed}");
+                // What the proxy wrote stands behind what the client did.
+                let lines = [(name, spoofed), ("x-forwarded-for", "203.0.113.9")];
+                assert_eq!(ask("[::ffff:192.0.2.1]:1", &lines).await, 403, "through a proxy, {name}: {spoofed}");
+            }
+        }
+        assert_eq!(ask("[::ffff:192.0.2.1]:1", &[("x-forwarded-for", "::ffff:10.0.0.1")]).await, 200);
     }
 
     #[tokio::test]

@@ -253,7 +253,7 @@ impl RouteLayer {
 
     /// Asks what this middleware would say to a request, without running the rest of the chain.
     ///
-    /// Guards are really run: the request's [`Exchange`] should be a rehearsal, so that they count and log nothing.
+    /// Guards are really run: the request's [`Exchange`](crate::Exchange) should be a rehearsal, so that they count and log nothing.
     pub fn rehearse(&self, request: &mut Request) -> Verdict {
         match &self.0 {
             Shape::Guard(guard) => match guard.check(request) {

@@ -18,7 +18,8 @@
 //! capture cannot be known and the request is answered with `500` (`internal`).
 //!
 //! A path that would hold a dot segment once it is put together is refused with `400` (`path_rejected`): no rewrite leads
-//! a request past a guard. The request gets [`OriginalHost`] as an extension when its host changes.
+//! a request past a guard. Nothing is added to the request: the host that the client asked for is remembered anyway, by
+//! [`Exchange::host`].
 
 use std::fmt::Write;
 use std::mem;
@@ -41,10 +42,6 @@ pub struct Rewrite {
     /// What takes the place of the prefix that was matched.
     prefix: Option<String>,
 }
-
-/// The host that the client asked for, in the extensions of a request whose host was rewritten.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginalHost(pub HeaderValue);
 
 impl Plugin for Rewrite {
     const NAME: &'static str = "rewrite";
@@ -181,14 +178,12 @@ fn set_host(request: &mut Request, host: &str) -> Result<(), Rejection> {
     let authority = authority(host).ok_or_else(malformed)?;
     let value = HeaderValue::from_str(host).map_err(|_| malformed())?;
     let mut parts = mem::take(request.uri_mut()).into_parts();
-    let of_target = parts.authority.as_mut().map(|of_target| mem::replace(of_target, authority));
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed())?;
-
-    let of_header = request.headers_mut().insert(HOST, value);
-    let original = of_target.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()).or(of_header);
-    if let Some(original) = original {
-        request.extensions_mut().get_or_insert_with(|| OriginalHost(original));
+    // An absolute target's authority would win over `Host`.
+    if let Some(of_target) = &mut parts.authority {
+        *of_target = authority;
     }
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed())?;
+    request.headers_mut().insert(HOST, value);
     Ok(())
 }
 
@@ -341,12 +336,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_is_what_the_service_sees_and_the_original_is_kept() {
+    async fn a_host_is_what_the_service_sees_also_in_an_absolute_target() {
         let app = chain::<Rewrite>(r#"host = "{tenant}.internal:8080""#);
         ask(&app, "/", matched(0, &[("tenant", "acme")])).await.expect_status(200);
         let seen = app.last_seen();
         assert_eq!(seen.headers[HOST], "acme.internal:8080");
-        assert_eq!(seen.extensions.get(), Some(&OriginalHost(HeaderValue::from_static("api.example.com"))));
 
         ask(&app, "http://named.example/x", matched(0, &[("tenant", "acme")])).await.expect_status(200);
         let seen = app.last_seen();
@@ -354,7 +348,6 @@ mod tests {
             (seen.uri.to_string(), &seen.headers[HOST]),
             ("http://acme.internal:8080/x".into(), &HeaderValue::from_static("acme.internal:8080"))
         );
-        assert_eq!(seen.extensions.get(), Some(&OriginalHost(HeaderValue::from_static("named.example"))));
     }
 
     #[tokio::test]

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A request that no route matches gets `404` with the cause `no_route`; one that only has the wrong method gets `405`
-//! with `Allow` and the cause `method_not_allowed`. The rest of the chain finds the [`MatchedRoute`] in the request's
-//! extensions, and the log finds the route in the [`Exchange`].
+//! with `Allow` and the cause `method_not_allowed`. The rest of the chain finds the
+//! [`MatchedRoute`](crate::MatchedRoute) in the request's extensions, and the log finds the route in the [`Exchange`].
 //!
 //! # What matches
 //! * The host of the target or of `Host`, without port and trailing dot, in any case. `*.example.org` is every name
