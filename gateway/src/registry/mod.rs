@@ -7,7 +7,7 @@
 //! registry (Consul, a file, memory) --watch--> Live --snapshot--> balancing, one pointer load
 //! ```
 //!
-//! To write a registry, copy [`memory`], and run [`conformance`](crate::testing::conformance)
+//! To write a registry, copy [`memory`], and run [`conformance`]
 //! against yours.
 
 mod backoff;
