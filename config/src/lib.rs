@@ -30,7 +30,7 @@ pub use diagnostic::{Diagnostic, Faults, Level};
 pub use document::{Document, Place};
 pub use file::*;
 pub use names::did_you_mean;
-pub use open::{Kind, OpenTable, open_tables, unknown_type};
+pub use open::{Kind, OpenTable, open_tables, unknown_middleware, unknown_names, unknown_type};
 pub use raw::{Raw, Step};
 pub use sections::Section;
 pub use spanned::Spanned;

@@ -54,27 +54,43 @@ impl OpenTable {
 /// [`File::of`](crate::File::of).
 pub fn open_tables(document: &Document) -> Vec<OpenTable> {
     let mut tables = Vec::new();
-    if !document.sound {
-        return tables;
-    }
-    let root = &document.root;
     for (section, kind) in [("registry", Kind::Registry), ("middleware", Kind::Middleware)] {
-        for (name, node) in root.get(section).into_iter().flat_map(Node::entries) {
+        for (name, node) in declared(document, section) {
             let name = Some(name.value.clone());
             tables.extend(read(node, document).map(|raw| OpenTable { kind, name, raw }));
         }
     }
-    let listeners = root.get("listener").into_iter().flat_map(Node::entries);
-    let listeners = listeners.map(|(_, listener)| listener);
-    let routes = root.get("route").into_iter().flat_map(Node::items);
-    for owner in listeners.chain(routes) {
-        let parts = owner.get("split").into_iter().flat_map(Node::items);
-        for chain in parts.chain([owner]).filter_map(|owner| owner.get("chain")) {
-            let inline = chain.items().iter().filter_map(|item| read(item, document));
-            tables.extend(inline.map(|raw| OpenTable { kind: Kind::Middleware, name: None, raw }));
+    let inline = chain_items(document).filter_map(|item| read(item, document));
+    tables.extend(inline.map(|raw| OpenTable { kind: Kind::Middleware, name: None, raw }));
+    tables
+}
+
+/// The names in all chains of a document that are neither declared in it nor among `types`.
+pub fn unknown_names(document: &Document, types: &[&str], faults: &mut Faults) {
+    let declared: Vec<&str> = declared(document, "middleware").map(|(name, _)| name.value.as_str()).collect();
+    for item in chain_items(document) {
+        let Ok(name) = Spanned::<String>::deserialize(Reader(item)) else { continue };
+        if !declared.contains(&name.as_str()) && !types.contains(&name.as_str()) {
+            unknown_middleware(&name, &declared, types, document, faults);
         }
     }
-    tables
+}
+
+fn declared<'a>(document: &'a Document, section: &str) -> impl Iterator<Item = &'a (Spanned<String>, Node)> {
+    let root = document.sound.then_some(&*document.root);
+    root.and_then(|root| root.get(section)).into_iter().flat_map(Node::entries)
+}
+
+/// The items of all chains: of listeners, of routes, and of the parts of splits.
+fn chain_items(document: &Document) -> impl Iterator<Item = &Node> {
+    let listeners = declared(document, "listener").map(|(_, listener)| listener);
+    let root = document.sound.then_some(&*document.root);
+    let routes = root.and_then(|root| root.get("route")).into_iter().flat_map(Node::items);
+    let owners = listeners.chain(routes).flat_map(|owner| {
+        let parts = owner.get("split").into_iter().flat_map(Node::items);
+        [owner].into_iter().chain(parts)
+    });
+    owners.filter_map(|owner| owner.get("chain")).flat_map(Node::items)
 }
 
 fn read(node: &Node, document: &Document) -> Option<Raw> {
@@ -83,15 +99,28 @@ fn read(node: &Node, document: &Document) -> Option<Raw> {
     Some(raw)
 }
 
-/// Reports a `type` that this binary does not carry.
-pub fn unknown_type<'a>(
-    kind: Kind,
-    type_name: &Spanned<String>,
-    types: impl IntoIterator<Item = &'a str>,
+/// Reports a name in a chain that leads nowhere. `types` are the plugins, any of which may stand in a
+/// chain by its type if it needs no settings.
+pub fn unknown_middleware(
+    name: &Spanned<String>,
+    declared: &[&str],
+    types: &[&str],
     document: &Document,
     faults: &mut Faults,
 ) {
-    let types: Vec<&str> = types.into_iter().collect();
+    let guess = did_you_mean(name, declared.iter().chain(types).copied());
+    let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
+    let said = format!("unknown middleware `{name}`{}", guess.unwrap_or_default());
+    let label = match declared {
+        [] => "no middleware is declared".to_owned(),
+        declared => format!("declared: {}", declared.join(", ")),
+    };
+    let help = format!("a type may stand here too, if it needs no settings: {}", types.join(", "));
+    faults.error(document, name.span.clone(), said).label(label).help(help);
+}
+
+/// Reports a `type` that this binary does not carry.
+pub fn unknown_type(kind: Kind, type_name: &Spanned<String>, types: &[&str], document: &Document, faults: &mut Faults) {
     let guess = did_you_mean(type_name, types.iter().copied());
     let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
     let said = format!("unknown {kind} type `{type_name}`{}", guess.unwrap_or_default());

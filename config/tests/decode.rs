@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use portcullis_config::units::{Duration, Network};
-use portcullis_config::{File, Kind, Raw, Spanned, Step, open_tables, unknown_type};
+use portcullis_config::{File, Kind, Raw, Spanned, Step, open_tables, unknown_names, unknown_type};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -192,18 +192,26 @@ fn open_tables_can_be_read_although_the_file_has_faults() {
     let document = faults.errors().find_map(|fault| fault.document.clone()).unwrap();
     let tables = open_tables(&document);
     let whom: Vec<String> = tables.iter().map(|table| table.whom()).collect();
-    assert_eq!(whom, ["registry `default` (x)", "middleware `limit` (limiter)", "middleware (b)", "middleware (a)"]);
-    unknown_type(Kind::Registry, &tables[0].raw.type_name, ["static", "memory"], &document, &mut faults);
+    assert_eq!(whom, ["registry `default` (x)", "middleware `limit` (limiter)", "middleware (a)", "middleware (b)"]);
+    unknown_type(Kind::Registry, &tables[0].raw.type_name, &["static", "memory"], &document, &mut faults);
     assert!(faults.render(false).contains("unknown registry type `x`"));
 }
 
 #[test]
 fn a_name_that_no_chain_can_use_is_explained() {
-    let (_, file) = limiter("rate = 1");
+    let text = format!("{HEAD}wrong = 1\n[middleware.limit]\n[[route]]\nchain = [\"limt\", \"router\", 3]\n");
     let mut faults = portcullis_config::Faults::new();
-    let name = Spanned::new("limt".to_owned(), 0..5);
-    file.unknown_middleware(&name, ["router", "request_id"], &mut faults);
-    let said = faults.render(false);
-    assert!(said.contains("unknown middleware `limt`; did you mean `limit`?"), "{said}");
-    assert!(said.contains("declared: limit"), "{said}");
+    let document = portcullis_config::Document::parse("gateway.toml", &text, &mut faults);
+    unknown_names(&document, &["router", "request_id"], &mut faults);
+    let expected = r#"error: unknown middleware `limt`; did you mean `limit`?
+ --> gateway.toml:9:10
+  |
+9 | chain = ["limt", "router", 3]
+  |          ^^^^^^ declared: limit
+  |
+  = help: a type may stand here too, if it needs no settings: router, request_id
+
+1 error
+"#;
+    assert_eq!(faults.render(false), expected);
 }

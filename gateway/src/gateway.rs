@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
-use portcullis_config::{Faults, File};
+use portcullis_config::{Document, Faults};
 use portcullis_middleware::{Cause, Rejection, Request};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -62,18 +62,14 @@ impl Gateway {
 
     /// Reads and builds a file. Whatever is wrong with it is in the faults, and then there is no plan.
     pub fn plan_file(&self, path: &Path) -> (Option<Plan>, Faults) {
-        let (file, faults) = File::read(path);
-        self.build(file, path.parent(), faults)
+        plan::read(path, &self.plugins, &self.carry)
     }
 
     /// Builds a plan from text that is called `name` in reports.
     pub fn plan_text(&self, name: &str, text: &str) -> (Option<Plan>, Faults) {
-        let (file, faults) = File::parse(name, text);
-        self.build(file, None, faults)
-    }
-
-    fn build(&self, file: Option<File>, directory: Option<&Path>, mut faults: Faults) -> (Option<Plan>, Faults) {
-        let plan = file.and_then(|file| plan::build(file, directory, &self.plugins, &self.carry, &mut faults));
+        let mut faults = Faults::default();
+        let document = Document::parse(name, text, &mut faults);
+        let plan = plan::of(&document, None, &self.plugins, &self.carry, &mut faults);
         (plan, faults)
     }
 

@@ -1,6 +1,7 @@
 //! Listeners: addresses that clash, and what listeners on one address must agree on.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use super::Check;
 use crate::raw::Step;
@@ -80,8 +81,6 @@ impl Check<'_> {
             if agree {
                 continue;
             }
-            let here = self.span_in(other, &[key]);
-            let there = self.span_in(one, &[key]);
             let said = match key {
                 "tls" => format!(
                     "listeners `{}` and `{}` share an address, so both or neither must have `tls`",
@@ -92,9 +91,12 @@ impl Check<'_> {
                     one.name, other.name
                 ),
             };
-            self.error(&here, said)
-                .label(format!("`{key}` of listener `{}`", other.name))
-                .also(there, format!("`{key}` of listener `{}`", one.name));
+            let about = |listener: &Named<Listener>| match self.find(listener, &[key]) {
+                Some(span) => (span, format!("`{key}` of listener `{}`", listener.name)),
+                None => (listener.name.span.clone(), format!("no `{key}` here, so it has the default")),
+            };
+            let ((here, label), (there, other_label)) = (about(other), about(one));
+            self.error(&here, said).label(label).also(there, other_label);
         }
     }
 
@@ -111,11 +113,15 @@ impl Check<'_> {
     }
 
     /// Where a listener writes a key, or its name if it leaves the key out.
-    fn span_in(&self, listener: &Named<Listener>, keys: &[&str]) -> std::ops::Range<usize> {
+    fn span_in(&self, listener: &Named<Listener>, keys: &[&str]) -> Range<usize> {
+        self.find(listener, keys).unwrap_or_else(|| listener.name.span.clone())
+    }
+
+    fn find(&self, listener: &Named<Listener>, keys: &[&str]) -> Option<Range<usize>> {
         let start = ["listener", listener.name.as_str()];
         let path: Vec<Step> = start.iter().chain(keys).map(|key| Step::from(*key)).collect();
-        let node = self.file.document.root.find(&path);
-        node.map_or_else(|| listener.name.span.clone(), |node| node.span.clone())
+        let node = self.file.document.root.find(&path)?;
+        Some(node.span.clone())
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Known {
     pub(crate) torn_routes: HashSet<usize>,
     /// The same for services, by name.
     pub(crate) torn_services: HashSet<String>,
-    /// Something at the top of the file could not be read.
+    /// A whole section could not be read, so any name may be declared after all.
     pub(crate) torn: bool,
 }
 

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Document, Faults, Place, Raw, Spanned, did_you_mean};
+use crate::{Document, Place, Raw, Spanned};
 
 pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, TlsVersion};
 pub use matching::{Match, PathMatch, ValueMatch};
@@ -65,29 +65,6 @@ impl File {
     /// The middleware that `[middleware.NAME]` declares.
     pub fn middleware(&self, name: &str) -> Option<&Named<Raw>> {
         self.middlewares.iter().find(|it| it.name.value == name)
-    }
-
-    /// Reports a name in a chain that is neither declared nor one of `types`, the plugins that need no
-    /// table.
-    pub fn unknown_middleware<'a>(
-        &self,
-        name: &Spanned<String>,
-        types: impl IntoIterator<Item = &'a str>,
-        faults: &mut Faults,
-    ) {
-        let types: Vec<&str> = types.into_iter().collect();
-        let declared: Vec<&str> = self.middlewares.iter().map(|it| it.name.as_str()).collect();
-        let guess = did_you_mean(name, declared.iter().chain(&types).copied());
-        let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
-        let said = format!("unknown middleware `{name}`{}", guess.unwrap_or_default());
-        let label = match declared.as_slice() {
-            [] => "no middleware is declared, and this is no type of one".to_owned(),
-            declared => format!("declared: {}", declared.join(", ")),
-        };
-        faults
-            .error(&self.document, name.span.clone(), said)
-            .label(label)
-            .help(format!("or a type that needs no settings: {}", types.join(", ")));
     }
 }
 

@@ -50,8 +50,9 @@ struct Unread<T>(Node, PhantomData<T>);
 impl File {
     /// Reads a text and finds everything that is wrong with it.
     ///
-    /// There is a `File` only if everything could be read. The faults may then still hold warnings, and
-    /// errors that concern its meaning: ask [`Faults::has_errors`] before using it.
+    /// There is a `File` only if everything could be read and every route has an answer. The faults may
+    /// then still hold warnings, and errors that concern its meaning: ask [`Faults::has_errors`] before
+    /// using it.
     pub fn parse(name: &str, text: &str) -> (Option<Self>, Faults) {
         let mut faults = Faults::new();
         let document = Document::parse(name, text, &mut faults);
@@ -83,7 +84,7 @@ impl File {
                 listeners: outline.listener.names(),
                 registries: outline.registry.names(),
                 services: outline.service.names(),
-                torn: !whole,
+                torn: sections_are_torn(&document.root),
                 ..Known::default()
             },
             document,
@@ -117,8 +118,20 @@ impl File {
             document: document.clone(),
         };
         check(&file, &known, &outline.trusted_proxies, faults);
-        whole.then_some(file)
+        let answered = file.routes.iter().all(Route::has_answer);
+        (whole && answered).then_some(file)
     }
+}
+
+/// Whether names may be declared in a section that could not be read: it is no table, or its key is
+/// misspelt.
+fn sections_are_torn(root: &Node) -> bool {
+    root.entries().iter().any(|(key, node)| match key.value.as_str() {
+        "listener" | "registry" | "service" | "middleware" => !matches!(node.kind, Kind::Table(_)),
+        "route" => !matches!(node.kind, Kind::List(_)),
+        "trusted_proxies" | "workers" | "access_log" | "admin" => false,
+        _ => matches!(node.kind, Kind::Table(_) | Kind::List(_)),
+    })
 }
 
 struct Reading<'a> {

@@ -74,7 +74,7 @@ impl Route {
     ///
     /// # Panics
     ///
-    /// Never for a route of a [`File`](super::File) without errors: exactly one answer was given.
+    /// Never for a route of a [`File`](super::File): one without an answer makes no file.
     pub fn answer(&self) -> Answer<'_> {
         if let Some(service) = &self.service {
             return Answer::Service(service);
@@ -86,7 +86,11 @@ impl Route {
             return Answer::Respond(respond);
         }
         let redirect = self.redirect.as_ref();
-        Answer::Redirect(redirect.expect("a checked route has exactly one answer"))
+        Answer::Redirect(redirect.expect("a route of a file has an answer"))
+    }
+
+    pub(crate) fn has_answer(&self) -> bool {
+        self.service.is_some() || self.split.is_some() || self.respond.is_some() || self.redirect.is_some()
     }
 
     /// Its name, or its position: `#3`.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis_config::{self as config, Answer, ChainItem, Faults, File, Place, Raw, Route, Spanned, did_you_mean};
+use portcullis_config::{self as config, Answer, ChainItem, Faults, File, Place, Raw, Route, Spanned};
 use portcullis_middleware::layer::fold;
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::router::{self, Table};
@@ -15,6 +15,7 @@ use super::services::{ByRequest, ServiceBook, retry};
 use super::{Branch, Link, PlannedAnswer, PlannedRoute};
 use crate::plugins::Plugins;
 use crate::proxy::{Forward, Overrides, Service};
+use crate::registry::ServiceName;
 
 /// Builds middlewares, each named one once.
 pub(super) struct Middlewares<'a> {
@@ -108,27 +109,16 @@ impl<'a> Middlewares<'a> {
     }
 
     fn unknown(&self, name: &Spanned<String>, faults: &mut Faults) {
-        let declared = self.file.middlewares.iter().map(|named| named.name.value.as_str());
-        let types = self.plugins.middlewares().iter().map(|row| row.name);
-        let meant = did_you_mean(name, declared.clone().chain(types));
-        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-        let declared: Vec<_> = declared.collect();
-        let label = if declared.is_empty() {
-            "the file declares no middleware".to_owned()
-        } else {
-            format!("the file declares: {}", declared.join(", "))
-        };
-        let message = format!("unknown middleware `{}`{meant}", name.value);
-        faults.error(&self.file.document, name.span.clone(), message).label(label);
+        let declared: Vec<_> = self.file.middlewares.iter().map(|named| named.name.value.as_str()).collect();
+        config::unknown_middleware(name, &declared, &self.types(), &self.file.document, faults);
     }
 
     fn unknown_type(&self, given: &Spanned<String>, faults: &mut Faults) {
-        let types: Vec<_> = self.plugins.middlewares().iter().map(|row| row.name).collect();
-        let meant = did_you_mean(given, types.iter().copied());
-        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-        let message = format!("unknown middleware type `{}`{meant}", given.value);
-        let label = format!("this binary has: {}", types.join(", "));
-        faults.error(&self.file.document, given.span.clone(), message).label(label);
+        config::unknown_type(config::Kind::Middleware, given, &self.types(), &self.file.document, faults);
+    }
+
+    fn types(&self) -> Vec<&'static str> {
+        self.plugins.middlewares().iter().map(|row| row.name).collect()
     }
 
     fn route(&mut self, route: &'a Route, faults: &mut Faults) -> Option<PlannedRoute> {
@@ -210,38 +200,20 @@ impl<'a> Middlewares<'a> {
     fn forward(&self, name: &Spanned<String>, overrides: &Overrides, faults: &mut Faults) -> Option<Next> {
         let service = match capture(name) {
             Some(capture) => {
-                if !self.services.has_default_registry() && self.file.services.is_empty() {
-                    let message =
-                        format!("`{}` takes the service from the request, but nothing lists services", name.value);
-                    faults
-                        .error(&self.file.document, name.span.clone(), message)
-                        .help("declare a `[registry.default]`");
-                    return None;
-                }
                 Service::Named(Arc::new(ByRequest { capture: capture.to_owned(), services: self.services.clone() }))
             }
             None => match self.services.find(name) {
                 Some(upstream) => Service::Fixed(upstream),
                 None => {
-                    if !self.services.is_excused(name) {
-                        self.unknown_service(name, faults);
+                    // That it can exist was checked with the file, and what could not be built was reported.
+                    if let Err(invalid) = name.parse::<ServiceName>() {
+                        faults.error(&self.file.document, name.span.clone(), invalid.to_string());
                     }
                     return None;
                 }
             },
         };
         Some(Next::new(Forward::new(service, overrides.clone())))
-    }
-
-    fn unknown_service(&self, name: &Spanned<String>, faults: &mut Faults) {
-        let declared = self.services.declared_names();
-        let meant = did_you_mean(name, declared.iter().map(String::as_str));
-        let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
-        let message = format!("unknown service `{}`{meant}", name.value);
-        faults
-            .error(&self.file.document, name.span.clone(), message)
-            .label("not declared, and no `[registry.default]` could know it")
-            .help(format!("declare it: [service.{}] with `instances = [\"host:port\"]`", name.value));
     }
 }
 

@@ -8,6 +8,7 @@ mod doors;
 mod overlaps;
 mod registries;
 mod services;
+mod survey;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis_config::{AccessLog, Faults, File, Place, Route, RouteTimeouts};
+use portcullis_config::{AccessLog, Document, Faults, File, Place, Route, RouteTimeouts};
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::{Next, RouteInfo, RouteLayer};
 use tokio::runtime::Handle;
@@ -113,20 +114,35 @@ pub struct Branch {
 
 /// Reads and builds a file, for `check`: nothing of it goes live.
 pub fn check(path: &Path, plugins: &Plugins) -> (Option<Plan>, Faults) {
-    let (file, mut faults) = File::read(path);
-    let plan = file.and_then(|file| build(file, path.parent(), plugins, &Carry::default(), &mut faults));
+    read(path, plugins, &Carry::default())
+}
+
+/// Reads a file and builds its plan. Whatever is wrong with it is in the faults.
+pub fn read(path: &Path, plugins: &Plugins, carry: &Carry) -> (Option<Plan>, Faults) {
+    let mut faults = Faults::default();
+    let document = Document::read(path, &mut faults);
+    let plan = document.and_then(|document| of(&document, path.parent(), plugins, carry, &mut faults));
     (plan, faults)
 }
 
-/// Builds a plan. Every fault that can be found is found in one run; with any error there is no plan.
-pub fn build(
-    file: File,
+/// Builds the plan of a document. If that is no file, its plugins' tables are looked at all the same.
+pub fn of(
+    document: &Document,
     directory: Option<&Path>,
     plugins: &Plugins,
     carry: &Carry,
     faults: &mut Faults,
 ) -> Option<Plan> {
     let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(file) = File::of(document, faults) else {
+        survey::survey(document, directory, plugins, faults);
+        return None;
+    };
+    build(file, directory, plugins, carry, faults)
+}
+
+/// Builds a plan. Every fault that can be found is found in one run; with any error there is no plan.
+fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults: &mut Faults) -> Option<Plan> {
     let registries = Registries::build(&file, directory, plugins, carry, faults);
     let services = Arc::new(ServiceBook::build(&file, registries, &carry.pools, faults));
     let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use portcullis_config::{Faults, File, did_you_mean};
+use portcullis_config::{Faults, File, Kind, unknown_type};
 
 use super::Carry;
 use crate::plugins::Plugins;
@@ -13,8 +13,6 @@ use crate::registry::{Live, RegistryContext};
 #[derive(Default)]
 pub(super) struct Registries {
     lives: Vec<Arc<Live>>,
-    /// Those that could not be built: whoever names one is not told that it does not exist.
-    broken: Vec<String>,
 }
 
 impl Registries {
@@ -31,18 +29,15 @@ impl Registries {
                 continue;
             }
             let Some(row) = plugins.find_registry(&raw.type_name) else {
-                unknown_type(file, named, plugins, faults);
-                registries.broken.push(name.clone());
+                let types: Vec<_> = plugins.registries().iter().map(|row| row.name).collect();
+                unknown_type(Kind::Registry, &raw.type_name, &types, &file.document, faults);
                 continue;
             };
             let context = RegistryContext::new(name).in_directory(directory);
-            match (row.build)(raw, &file.document, &context, faults) {
-                Some(registry) => {
-                    let live = Arc::new(Live::new(name, registry));
-                    carried.insert(identity, Arc::downgrade(&live));
-                    registries.lives.push(live);
-                }
-                None => registries.broken.push(name.clone()),
+            if let Some(registry) = (row.build)(raw, &file.document, &context, faults) {
+                let live = Arc::new(Live::new(name, registry));
+                carried.insert(identity, Arc::downgrade(&live));
+                registries.lives.push(live);
             }
         }
         registries
@@ -55,24 +50,4 @@ impl Registries {
     pub(super) fn find(&self, name: &str) -> Option<&Arc<Live>> {
         self.lives.iter().find(|live| live.name() == name)
     }
-
-    /// Whether the file declares it, though it could not be built.
-    pub(super) fn is_broken(&self, name: &str) -> bool {
-        self.broken.iter().any(|broken| broken == name)
-    }
-}
-
-fn unknown_type(
-    file: &File,
-    named: &portcullis_config::Named<portcullis_config::Raw>,
-    plugins: &Plugins,
-    faults: &mut Faults,
-) {
-    let given = &named.value.type_name;
-    let types: Vec<_> = plugins.registries().iter().map(|row| row.name).collect();
-    let suggestion = did_you_mean(given, types.iter().copied());
-    let meant = suggestion.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-    faults
-        .error(&file.document, given.span.clone(), format!("unknown registry type `{}`{meant}", given.value))
-        .label(format!("this binary has: {}", types.join(", ")));
 }

@@ -26,18 +26,15 @@ pub(super) struct ServiceBook {
     pools: Arc<Pools>,
     /// Declared first; names that only routes mention are added while the chains are built.
     known: Mutex<HashMap<String, Arc<Upstream>>>,
-    /// Declared in the file with a fault: whoever sends there is not told that it does not exist.
-    broken: Vec<String>,
     by_request: ArcSwap<HashMap<String, Arc<Upstream>>>,
 }
 
 impl ServiceBook {
     pub(super) fn build(file: &File, registries: Registries, pools: &Arc<Pools>, faults: &mut Faults) -> Self {
-        let mut book = Self { registries, pools: pools.clone(), ..Self::default() };
+        let book = Self { registries, pools: pools.clone(), ..Self::default() };
         for named in &file.services {
-            match book.declared(file, named, faults) {
-                Some(upstream) => drop(book.names().insert(named.name.value.clone(), upstream)),
-                None => book.broken.push(named.name.value.clone()),
+            if let Some(upstream) = book.declared(file, named, faults) {
+                book.names().insert(named.name.value.clone(), upstream);
             }
         }
         book
@@ -56,33 +53,15 @@ impl ServiceBook {
                         return None;
                     }
                 };
-                self.registry_of(file, key, service, faults)?.service(&name)
+                self.registry_of(service)?.service(&name)
             }
         };
         Some(Arc::new(Upstream::new(key.value.as_str(), live, policy(service), self.pools.clone())))
     }
 
-    fn registry_of(
-        &self,
-        file: &File,
-        key: &config::Spanned<String>,
-        service: &config::Service,
-        faults: &mut Faults,
-    ) -> Option<&Arc<Live>> {
-        // That a registry which is named exists was checked with the file.
-        let name = service.registry.as_ref().map_or(DEFAULT, |name| name.value.as_str());
-        let live = self.registries.find(name);
-        if live.is_none() && service.registry.is_none() && !self.registries.is_broken(DEFAULT) {
-            faults
-                .error(
-                    &file.document,
-                    key.span.clone(),
-                    format!("service `{}` has no instances and no registry", key.value),
-                )
-                .label("needs `instances = [\"host:port\"]`, or a `registry`")
-                .help("a `[registry.default]` serves every service that names no other registry");
-        }
-        live
+    fn registry_of(&self, service: &config::Service) -> Option<&Arc<Live>> {
+        // That there is one was checked with the file; if it could not be built, that was reported.
+        self.registries.find(service.registry.as_ref().map_or(DEFAULT, |name| name.value.as_str()))
     }
 
     /// The service of this name: declared, or one that the default registry may know.
@@ -99,21 +78,6 @@ impl ServiceBook {
     /// The service of this name, if somebody needed it before.
     pub(super) fn known(&self, name: &str) -> Option<Arc<Upstream>> {
         self.names().get(name).cloned()
-    }
-
-    /// Whether a name that [`find`](Self::find) does not find is somebody else's fault, reported already.
-    pub(super) fn is_excused(&self, name: &str) -> bool {
-        self.broken.iter().any(|broken| broken == name) || self.registries.is_broken(DEFAULT)
-    }
-
-    /// The names that a misspelt one may have meant.
-    pub(super) fn declared_names(&self) -> Vec<String> {
-        self.names().keys().cloned().chain(self.broken.iter().cloned()).collect()
-    }
-
-    /// Whether services can come from a registry that the file declares as the default.
-    pub(super) fn has_default_registry(&self) -> bool {
-        self.registries.find(DEFAULT).is_some() || self.registries.is_broken(DEFAULT)
     }
 
     /// Every service that has a name, ordered by it.
