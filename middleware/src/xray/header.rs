@@ -128,14 +128,18 @@ fn parse<'a>(text: &'a [u8], bad: &mut impl FnMut(BadHeader)) -> Result<TraceHea
         return Err(BadHeader::TooLong);
     }
     let (mut root, mut parent, mut sampled, mut balancer, mut lineage) = (None, None, None, None, None);
+    let mut others = false;
     for (key, value) in fields(text) {
-        let slot = match () {
-            () if key.eq_ignore_ascii_case(b"root") => &mut root,
-            () if key.eq_ignore_ascii_case(b"parent") => &mut parent,
-            () if key.eq_ignore_ascii_case(b"sampled") => &mut sampled,
-            () if key.eq_ignore_ascii_case(b"self") => &mut balancer,
-            () if key.eq_ignore_ascii_case(b"lineage") => &mut lineage,
-            () => continue,
+        let slot = match Key::of(key) {
+            Some(Key::Root) => &mut root,
+            Some(Key::Parent) => &mut parent,
+            Some(Key::Sampled) => &mut sampled,
+            Some(Key::Balancer) => &mut balancer,
+            Some(Key::Lineage) => &mut lineage,
+            None => {
+                others = true;
+                continue;
+            }
         };
         slot.get_or_insert((key, value));
     }
@@ -157,7 +161,32 @@ fn parse<'a>(text: &'a [u8], bad: &mut impl FnMut(BadHeader)) -> Result<TraceHea
         _ => Sampled::Unsaid,
     };
     let balancer = balancer.and_then(|(_, value)| printable(value));
-    Ok(TraceHeader { root, parent, sampled, extras: extras(text, lineage), balancer })
+    let extras = if others || lineage.is_some() { extras(text, lineage) } else { Extras::default() };
+    Ok(TraceHeader { root, parent, sampled, extras, balancer })
+}
+
+/// The keys that mean something to us. Their case does not matter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Root,
+    Parent,
+    Sampled,
+    Balancer,
+    Lineage,
+}
+
+impl Key {
+    fn of(key: &[u8]) -> Option<Self> {
+        let is = |name: &[u8]| key.eq_ignore_ascii_case(name);
+        match key.len() {
+            4 if is(b"root") => Some(Key::Root),
+            4 if is(b"self") => Some(Key::Balancer),
+            6 if is(b"parent") => Some(Key::Parent),
+            7 if is(b"sampled") => Some(Key::Sampled),
+            7 if is(b"lineage") => Some(Key::Lineage),
+            _ => None,
+        }
+    }
 }
 
 /// The `key=value` pairs, trimmed. What is no pair is passed over.
@@ -178,8 +207,7 @@ fn extras(text: &[u8], lineage: Option<(&[u8], &[u8])>) -> Extras {
     }
     let counted_from = extras.len();
     for (index, (key, value)) in fields(text).enumerate() {
-        let known = [b"root".as_slice(), b"parent", b"sampled", b"self", b"lineage"];
-        if known.iter().any(|known| key.eq_ignore_ascii_case(known)) {
+        if Key::of(key).is_some() {
             continue;
         }
         if fields(text).take(index).any(|(earlier, _)| earlier.eq_ignore_ascii_case(key)) {

@@ -16,6 +16,20 @@ const HEX: [[u8; 2]; 256] = {
     table
 };
 
+/// What a hex digit stands for; [`NO_DIGIT`] for any other byte.
+const VALUES: [u8; 256] = {
+    let mut table = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        let lower = HEX[digit][1];
+        table[lower as usize] = digit as u8;
+        table[lower.to_ascii_uppercase() as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+};
+const NO_DIGIT: u8 = 0xff;
+
 /// The id of a whole trace, written `1-5759e988-bd862e3fe1be46a994272793`. Never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId([u8; 16]);
@@ -125,14 +139,14 @@ fn read_hex(digits: &[u8], bytes: &mut [u8]) -> Option<()> {
     if digits.len() != bytes.len() * 2 {
         return None;
     }
+    // Looked at once, at the end: no valid digit has any of the upper bits.
+    let mut seen = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+        seen |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(())
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    (seen < 16).then_some(())
 }
 
 fn write_hex(bytes: &[u8], digits: &mut [u8]) {

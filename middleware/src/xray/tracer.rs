@@ -155,7 +155,6 @@ impl Tracer {
     }
 
     /// What the caller says of its trace, if it is believed; else, where it is wanted, what it claims.
-    #[allow(clippy::type_complexity, reason = "two answers to one question, taken apart at once")]
     fn caller<'a>(
         &self,
         request: &'a Request,
@@ -247,7 +246,9 @@ fn without_port(host: &str) -> &str {
 /// Scheme, host and path. A path that stands for the whole server (`OPTIONS *`) is left out.
 fn url(scheme: &str, host: Option<&str>, path: &str) -> String {
     let path = if path == "*" { "" } else { path };
-    let Some(host) = host else { return path.to_owned() };
+    // A `Host` that is none could smuggle in what looks like a path or a query.
+    let plain = |host: &&str| !host.contains(['/', '?', '#', '\\', ' ', '\t']);
+    let Some(host) = host.filter(plain) else { return path.to_owned() };
     let mut url = String::with_capacity(scheme.len() + 3 + host.len() + path.len());
     url.push_str(scheme);
     url.push_str("://");
@@ -510,6 +511,7 @@ mod tests {
             ("/x", Some("user:password@h.example"), "http://h.example/x"),
             ("*", Some("h.example"), "http://h.example"),
             ("/only", None, "/only"),
+            ("/only", Some("h.example/secret?token=1"), "/only"),
         ] {
             let request = request(uri, given);
             assert_eq!(url("http", host(&request), request.uri().path()), wanted);
