@@ -77,6 +77,7 @@ impl Gateway {
     pub fn go_live(&self, plan: Plan, runtime: &Handle) -> Arc<Plan> {
         let plan = Arc::new(plan);
         self.observer.follow(&plan);
+        self.carry.pools.tend(runtime);
         plan.go_live(runtime, &self.tasks);
         let old = self.plan.swap(plan.clone());
         old.retire();

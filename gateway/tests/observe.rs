@@ -271,3 +271,27 @@ async fn what_a_client_names_in_connection_cannot_undo_what_we_add() {
     assert_eq!(support::header(&head, "connection"), None, "{head}");
     client.take_until("ok").await;
 }
+
+#[tokio::test]
+async fn every_number_and_every_key_is_documented() {
+    let page = include_str!("../../docs/observing.md");
+    let fake = Fake::new().await;
+    let gateway = Running::before(&fake).await;
+    let mut client = gateway.connect().await;
+    client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    fake.accept().await.answer(OK).await;
+    client.take_until("ok").await;
+
+    for key in gateway.line().await.as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{key}`")), "the log's `{key}` is not documented");
+    }
+    for line in gateway.gateway.metrics().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        assert!(page.contains(&format!("`{name}{suffix}`")), "{name}{suffix} is not documented");
+    }
+}

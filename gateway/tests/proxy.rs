@@ -14,7 +14,8 @@ use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use portcullis::proxy::{Closed, Counts, Forward, Limits, Overrides, Policy, Pools, Retry, Service, Upstream};
-use portcullis::registry::{self, Instance, LiveService};
+use portcullis::registry::memory::MemoryRegistry;
+use portcullis::registry::{self, Instance, Live, LiveService, Registry, Standing};
 use portcullis_middleware::exchange::{Arrival, Client};
 use portcullis_middleware::layer::Hop;
 use portcullis_middleware::{Attempt, Cause, Exchange, Origin, Rejection, Request, Response};
@@ -38,11 +39,13 @@ impl Proxy {
     }
 
     fn with(addresses: &[SocketAddr], policy: Policy) -> Self {
-        let instances = addresses.iter().map(|&address| Instance::at(registry::Address::Ip(address))).collect();
-        let service = LiveService::fixed(registry::Service { name: "orders".parse().unwrap(), instances });
+        Self::of(service(addresses), policy, Overrides::default())
+    }
+
+    fn of(service: Arc<LiveService>, policy: Policy, overrides: Overrides) -> Self {
         let pools = Arc::new(Pools::new(Limits::default()));
-        let upstream = Arc::new(Upstream::new("orders", Arc::new(service), policy, pools.clone()));
-        Self { forward: Arc::new(Forward::new(Service::Fixed(upstream), Overrides::default())), pools }
+        let upstream = Arc::new(Upstream::new("orders", service, policy, pools.clone()));
+        Self { forward: Arc::new(Forward::new(Service::Fixed(upstream), overrides)), pools }
     }
 
     /// Sends a request and goes on; the answer comes later.
@@ -55,6 +58,11 @@ impl Proxy {
     fn counts(&self) -> Counts {
         self.pools.counts()[0].1
     }
+}
+
+fn service(addresses: &[SocketAddr]) -> Arc<LiveService> {
+    let instances = addresses.iter().map(|&address| Instance::at(registry::Address::Ip(address))).collect();
+    Arc::new(LiveService::fixed(registry::Service { name: "orders".parse().unwrap(), instances }))
 }
 
 fn arrive(request: &mut Request) -> Exchange {
@@ -772,4 +780,110 @@ async fn the_length_that_is_sent_is_the_truth() {
     wire.put(OK).await;
     assert_eq!(text(answer.await.unwrap()).await, "ok");
     assert_eq!(proxy.counts().idle, 1);
+}
+
+fn expecting(polled: &Arc<AtomicUsize>) -> Request {
+    let mut request = post(endless(1024, polled.clone()));
+    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on_by_the_instance() {
+    let fake = Fake::new().await;
+    let proxy = Proxy::to(&[fake.address]);
+    let polled = Arc::new(AtomicUsize::new(0));
+    let (answer, _) = proxy.send(expecting(&polled));
+    let mut wire = fake.accept().await;
+    assert_eq!(header(&wire.head().await, "expect"), Some("100-continue"));
+    assert_eq!(polled.load(Relaxed), 0);
+    wire.put("HTTP/1.1 100 Continue\r\n\r\n").await;
+    wire.take_until("400\r\nxxxx").await;
+    answer.abort();
+
+    // One that is refused never sends its body.
+    let polled = Arc::new(AtomicUsize::new(0));
+    let (answer, _) = proxy.send(expecting(&polled));
+    fake.accept().await.answer("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(answer.await.unwrap().status(), 403);
+    assert_eq!(polled.load(Relaxed), 0);
+
+    // And an instance that does not know the question gets the body all the same.
+    let polled = Arc::new(AtomicUsize::new(0));
+    let (answer, _) = proxy.send(expecting(&polled));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    assert_eq!(polled.load(Relaxed), 0);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::resume();
+    wire.take_until("400\r\nxxxx").await;
+    answer.abort();
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_accept_is_a_504() {
+    // A queue of one, which is full: the kernel leaves further connections without an answer.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let _place = std::net::TcpStream::connect(address).unwrap();
+
+    let policy = Policy { retry: Retry { attempts: 1, ..Retry::default() }, ..Policy::default() };
+    let proxy = Proxy::with(&[address], policy);
+    let (answer, exchange) = proxy.send(get("/"));
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status(), cause(&answer)), (StatusCode::GATEWAY_TIMEOUT, Some(Cause::ConnectTimeout)));
+    assert_eq!(last(&exchange).connect, None);
+}
+
+#[tokio::test]
+async fn a_route_can_be_less_patient_than_its_service() {
+    let fake = Fake::new().await;
+    let attempt = Some(Duration::from_millis(500));
+    let retry = Some(Retry { attempts: 1, ..Retry::default() });
+    let proxy = Proxy::of(service(&[fake.address]), Policy::default(), Overrides { attempt, retry });
+    let (answer, _) = proxy.send(get("/"));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    assert_eq!(cause(&answer.await.unwrap()), Some(Cause::FirstByteTimeout));
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn instances_come_and_go_between_two_requests() {
+    let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new(10));
+    let live = Live::new("memory", registry.clone());
+    live.start(&tokio::runtime::Handle::current());
+    let name: registry::ServiceName = "orders".parse().unwrap();
+    let service = live.service(&name);
+    let mut changes = service.changes();
+    let proxy = Proxy::of(service.clone(), Policy::default(), Overrides::default());
+    changes.wait_for(|_| service.instances().standing != Standing::Pending).await.unwrap();
+    assert_eq!(cause(&proxy.send(get("/")).0.await.unwrap()), Some(Cause::NoService));
+
+    let (one, two) = (Fake::new().await, Fake::new().await);
+    for fake in [&one, &two] {
+        let instance = Instance::at(registry::Address::Ip(fake.address));
+        let id = instance.id.clone();
+        let registration = registry::Registration { service: name.clone(), instance, ttl: None };
+        registry.register(registration).await.unwrap();
+        changes.wait_for(|_| service.instances().instances.len() == 1).await.unwrap();
+        for _ in 0..3 {
+            let (answer, exchange) = proxy.send(get("/"));
+            let mut wire = fake.accept().await;
+            wire.answer(&OK.replace("content-length", "connection: close\r\ncontent-length")).await;
+            assert_eq!(text(answer.await.unwrap()).await, "ok");
+            assert_eq!(*last(&exchange).instance, fake.address.to_string());
+        }
+        registry.deregister(&id).await.unwrap();
+        changes.wait_for(|_| service.instances().instances.is_empty()).await.unwrap();
+        let cause = cause(&proxy.send(get("/")).0.await.unwrap());
+        assert!(matches!(cause, Some(Cause::NoInstance | Cause::NoService)), "{cause:?}");
+    }
 }

@@ -295,3 +295,38 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beyond_the_most_share_one_and_are_counted() {
+        let mut map = HashMap::new();
+        let mut overflow = 0;
+        for number in 0..MOST + 10 {
+            *entry(&mut map, &number.to_string(), "other", &mut overflow) += 1;
+        }
+        assert_eq!((map.len(), map["other"], overflow), (MOST + 1, 10, 10));
+        *entry(&mut map, "7", "other", &mut overflow) += 1;
+        assert_eq!((map["7"], overflow), (2, 10), "who is known stays known");
+    }
+
+    #[test]
+    fn threads_count_on_their_own_and_are_added_up() {
+        let numbers = Numbers::new(Arc::default());
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let shard = numbers.of_this_thread();
+                    shard.enter();
+                    count(shard.totals().attempts.entry("orders".into()).or_default(), Outcome::Status(2), 5);
+                    assert!(Arc::ptr_eq(&shard, &numbers.of_this_thread()));
+                });
+            }
+        });
+        assert_eq!(numbers.in_flight(), 3);
+        assert_eq!(numbers.totals().attempts()["orders"].iter().map(|(_, number)| number).sum::<u64>(), 15);
+        assert!(numbers.shards().len() <= 3, "a thread takes over from one that is gone");
+    }
+}

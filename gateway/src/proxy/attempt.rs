@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
@@ -25,6 +25,9 @@ use super::upstream::Target;
 /// A timeout that is off.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
+/// How long an instance may take to say `100 Continue`.
+const GO_ON: Duration = Duration::from_secs(1);
+
 /// A request, ready to be sent as often as need be.
 pub(super) struct Message {
     pub(super) upload: Upload,
@@ -39,16 +42,14 @@ pub(super) struct Message {
 impl Message {
     /// Takes a request whose headers are [prepared](headers::prepare).
     pub(super) fn new(exchange: Exchange, head: Parts, body: Body, retry: &Retry) -> Self {
-        let Parts { method, uri, headers, .. } = head;
+        let Parts { method, uri, mut headers, .. } = head;
         let repeats = retry.repeats(&method);
-        Self {
-            upload: Upload::new(body, repeats),
-            repeats,
-            exchange,
-            target: headers::origin_form(&uri),
-            method,
-            headers,
+        let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let upload = Upload::new(body, repeats, expects);
+        if !expects || upload.is_empty() {
+            headers.remove(EXPECT);
         }
+        Self { upload, repeats, exchange, target: headers::origin_form(&uri), method, headers }
     }
 
     /// Sends it to an instance. With `fresh`, over a connection that nobody used before.
@@ -134,6 +135,8 @@ impl Message {
                 answer = &mut answer => return answer,
                 () = sleep_until(alarm) => {}
                 () = self.upload.over(), if !over => {}
+                // RFC 9110 §10.1.1: nobody waits for ever to be told to go on.
+                () = sleep_until(sent + GO_ON), if self.upload.is_held() => self.upload.go_on(),
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -116,6 +116,14 @@ impl Connection {
         let Self::Http1 { sender, .. } = self;
         *request.version_mut() = Version::HTTP_11;
         frame(&mut request);
+        if request.headers().contains_key(EXPECT) {
+            let upload = request.body().upload();
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == StatusCode::CONTINUE {
+                    upload.go_on();
+                }
+            });
+        }
         match sender.try_send_request(request).await {
             Ok(mut response) => {
                 check(&mut response)?;

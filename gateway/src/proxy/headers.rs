@@ -7,14 +7,13 @@
 //! What speaks for the client (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`) is believed from a trusted peer only. From
 //! anybody else it is replaced.
 //!
-//! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked. `Expect` ends here: the
-//! client is told to go on as soon as an instance has room for the body.
+//! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
@@ -92,7 +91,6 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 /// underscores that look like ours.
 fn end_masquerade(headers: &mut HeaderMap) {
     headers.remove("proxy");
-    headers.remove(EXPECT);
     let masked = |name: &HeaderName| {
         let name = name.as_str();
         name.contains('_') && OWNED.contains(&name.replace('_', "-").as_str())

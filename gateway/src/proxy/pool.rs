@@ -7,10 +7,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Connection, Connector};
 use super::failure::Failure;
@@ -18,6 +20,9 @@ use crate::registry::Address;
 
 /// How long a connection may take to be ready again after its answer was read. It is a matter of microseconds.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often connections are looked at that nobody asked for.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// How many connections are kept, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,7 @@ impl Default for Limits {
 pub struct Pools {
     limits: Limits,
     state: Mutex<State>,
+    tending: OnceLock<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +60,7 @@ struct State {
 impl Pools {
     /// Pools with these limits each.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default() }
+        Self { limits, ..Self::default() }
     }
 
     /// The pool of an instance of a service.
@@ -72,7 +78,22 @@ impl Pools {
         pool.clone()
     }
 
-    /// Closes what is too old, and what belongs to instances that no plan knows any more. Call it every few seconds.
+    /// [Sweeps](Pools::sweep) now and then for as long as the pools are there. Doing it again changes nothing.
+    pub fn tend(self: &Arc<Self>, runtime: &Handle) {
+        let pools = Arc::downgrade(self);
+        self.tending.get_or_init(|| {
+            let tend = async move {
+                loop {
+                    tokio::time::sleep(SWEEP).await;
+                    let Some(pools) = pools.upgrade() else { return };
+                    pools.sweep();
+                }
+            };
+            AbortOnDropHandle::new(runtime.spawn(tend))
+        });
+    }
+
+    /// Closes what is too old, and what belongs to instances that no plan knows any more.
     pub fn sweep(&self) {
         let mut gone = Vec::new();
         for (_, pool) in self.state().pools.extract_if(|_, pool| Arc::strong_count(pool) == 1) {

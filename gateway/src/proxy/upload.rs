@@ -1,13 +1,14 @@
 //! The body of a request on its way to an instance, and if need be to the next one.
 //!
 //! The body streams: a frame is read from the client when the connection has room for it. While another attempt may
-//! still need them, the first 64 KiB are kept; a body that outgrows that can be sent only once.
+//! still need them, the first 64 KiB are kept; a body that outgrows that can be sent only once. A body whose client
+//! waits to be told to go on (`Expect: 100-continue`) is held until an instance says so.
 
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -36,24 +37,28 @@ struct Source {
     body: Body,
     /// Which sending reads the body; an older one that still lives must not take frames away from it.
     sending: u32,
-    kept: Kept,
+    /// What was read, for the next sending.
+    kept: Vec<Bytes>,
+    size: usize,
+    /// How much of that the current sending had.
+    replayed: usize,
+    /// Whether more is to be kept.
+    keeping: bool,
+    /// Whether what is kept is everything that was read.
+    whole: bool,
     trailers: Option<HeaderMap>,
-    touched: bool,
+    /// Nothing is sent before somebody says so; then whoever waits is woken.
+    held: bool,
+    waiting: Option<Waker>,
     ended: bool,
     fault: Option<Cause>,
     moved: Instant,
 }
 
-enum Kept {
-    /// Everything that was read.
-    All(Vec<Bytes>, usize),
-    /// Too much was read, or nobody will ask.
-    Nothing,
-}
-
 impl Upload {
-    /// Takes a request's body. With `keep`, its first part is kept for another attempt.
-    pub(super) fn new(body: Body, keep: bool) -> Self {
+    /// Takes a request's body. With `keep`, its first part is kept for another attempt; if `held`, nothing is sent
+    /// before [`Upload::go_on`].
+    pub(super) fn new(body: Body, keep: bool, held: bool) -> Self {
         if body.is_end_stream() {
             return Self(None);
         }
@@ -61,9 +66,14 @@ impl Upload {
         let source = Source {
             body,
             sending: 0,
-            kept: if keep { Kept::All(Vec::new(), 0) } else { Kept::Nothing },
+            kept: Vec::new(),
+            size: 0,
+            replayed: 0,
+            keeping: keep,
+            whole: true,
             trailers: None,
-            touched: false,
+            held,
+            waiting: None,
             ended: false,
             fault: None,
             moved: Instant::now(),
@@ -71,27 +81,54 @@ impl Upload {
         Self(Some(Arc::new(Shared { source: Mutex::new(source), size, ended: Notify::new() })))
     }
 
+    /// Whether there is no body at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The body from its begin, for one attempt. Earlier sendings get nothing more.
     pub(super) fn send(&self) -> Sending {
         let Some(shared) = &self.0 else { return Sending(None) };
         let mut source = shared.source();
         source.sending += 1;
+        source.replayed = 0;
         source.moved = Instant::now();
-        Sending(Some(Part { shared: shared.clone(), number: source.sending, replayed: 0, trailed: false }))
+        Sending(Some(Part { shared: shared.clone(), number: source.sending, trailed: false }))
     }
 
     /// Whether the body can be sent from its begin.
     pub(super) fn can_be_sent(&self) -> bool {
         self.0.as_ref().is_none_or(|shared| {
             let source = shared.source();
-            source.fault.is_none() && (!source.touched || matches!(source.kept, Kept::All(..)))
+            source.fault.is_none() && source.whole
         })
     }
 
     /// Says that no other attempt will follow.
     pub(super) fn settle(&self) {
         if let Some(shared) = &self.0 {
-            shared.source().kept = Kept::Nothing;
+            let mut source = shared.source();
+            source.keeping = false;
+            source.forget();
+        }
+    }
+
+    /// Whether the body waits for [`Upload::go_on`].
+    pub(super) fn is_held(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.source().held)
+    }
+
+    /// Lets a body go that was held.
+    pub(super) fn go_on(&self) {
+        let Some(shared) = &self.0 else { return };
+        let waiting = {
+            let mut source = shared.source();
+            source.held = false;
+            source.moved = Instant::now();
+            source.waiting.take()
+        };
+        if let Some(waiting) = waiting {
+            waiting.wake();
         }
     }
 
@@ -129,7 +166,6 @@ pub(super) struct Sending(Option<Part>);
 struct Part {
     shared: Arc<Shared>,
     number: u32,
-    replayed: usize,
     trailed: bool,
 }
 
@@ -137,6 +173,11 @@ impl Sending {
     /// Whether there is no body at all.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// The body that this is a sending of.
+    pub(super) fn upload(&self) -> Upload {
+        Upload(self.0.as_ref().map(|part| part.shared.clone()))
     }
 }
 
@@ -150,11 +191,12 @@ impl HttpBody for Sending {
         if source.sending != part.number {
             return Poll::Ready(Some(Err("another attempt took over".into())));
         }
-        if let Kept::All(frames, _) = &source.kept
-            && let Some(frame) = frames.get(part.replayed)
-        {
-            part.replayed += 1;
-            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+        if source.held {
+            source.waiting = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        if let Some(data) = source.replay() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if source.ended {
             let trailers = if part.trailed { None } else { source.trailers.clone() };
@@ -163,7 +205,6 @@ impl HttpBody for Sending {
         }
         let polled = source.read(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
-            part.replayed += usize::from(frame.is_data());
             part.trailed |= frame.is_trailers();
         }
         if source.ended {
@@ -175,11 +216,7 @@ impl HttpBody for Sending {
     fn is_end_stream(&self) -> bool {
         let Some(part) = &self.0 else { return true };
         let source = part.shared.source();
-        let replayed = match &source.kept {
-            Kept::All(frames, _) => part.replayed >= frames.len(),
-            Kept::Nothing => true,
-        };
-        replayed && source.ended && (part.trailed || source.trailers.is_none())
+        source.replayed >= source.kept.len() && source.ended && (part.trailed || source.trailers.is_none())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -188,8 +225,15 @@ impl HttpBody for Sending {
 }
 
 impl Source {
+    /// The next frame of what an earlier sending read already.
+    fn replay(&mut self) -> Option<Bytes> {
+        let data = self.kept.get(self.replayed)?.clone();
+        self.replayed += 1;
+        self.forget();
+        Some(data)
+    }
+
     fn read(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.touched = true;
         let frame = match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(frame) => frame,
@@ -212,7 +256,7 @@ impl Source {
                         self.end();
                     }
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    if matches!(self.kept, Kept::All(..)) {
+                    if self.keeping {
                         self.trailers = Some(trailers.clone());
                     }
                     self.end();
@@ -223,9 +267,22 @@ impl Source {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        if let Kept::All(frames, size) = &mut self.kept {
-            *size += data.len();
-            if *size <= KEEP { frames.push(data.clone()) } else { self.kept = Kept::Nothing }
+        self.size += data.len();
+        if self.keeping && self.size <= KEEP {
+            self.kept.push(data.clone());
+            self.replayed += 1;
+            return;
+        }
+        (self.keeping, self.whole) = (false, false);
+        self.forget();
+    }
+
+    /// Lets go of what was kept, once nobody needs it.
+    fn forget(&mut self) {
+        if !self.keeping && self.replayed == self.kept.len() && self.replayed > 0 {
+            self.kept = Vec::new();
+            self.replayed = 0;
+            self.whole = false;
         }
     }
 
@@ -260,5 +317,70 @@ impl Shared {
     fn source(&self) -> MutexGuard<'_, Source> {
         // A body that panics is gone with its connection; what is left of it is still true.
         self.source.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn body(parts: &[&'static str]) -> Body {
+        let frames: Vec<_> =
+            parts.iter().map(|part| Ok::<_, Infallible>(Frame::data(Bytes::from_static(part.as_bytes())))).collect();
+        Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+    }
+
+    async fn next(sending: &mut Sending) -> Bytes {
+        sending.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_next_sending_begins_at_the_begin_and_the_last_one_gets_nothing_more() {
+        let upload = Upload::new(body(&["one", "two", "three"]), true, false);
+        let mut first = upload.send();
+        assert_eq!((next(&mut first).await, next(&mut first).await), ("one".into(), "two".into()));
+        assert!(upload.can_be_sent());
+        let second = upload.send();
+        assert!(first.frame().await.unwrap().is_err());
+        assert_eq!(second.collect().await.unwrap().to_bytes(), "onetwothree");
+        assert!(upload.is_over() && upload.can_be_sent());
+        assert_eq!(upload.send().collect().await.unwrap().to_bytes(), "onetwothree");
+    }
+
+    #[tokio::test]
+    async fn what_is_being_sent_again_is_sent_whole_even_if_no_other_sending_will_follow() {
+        let upload = Upload::new(body(&["one", "two", "three"]), true, false);
+        let mut first = upload.send();
+        assert_eq!((next(&mut first).await, next(&mut first).await), ("one".into(), "two".into()));
+        let mut second = upload.send();
+        assert_eq!(next(&mut second).await, "one");
+        // The answer began; the request goes on.
+        upload.settle();
+        assert_eq!(second.collect().await.unwrap().to_bytes(), "twothree");
+        assert!(!upload.can_be_sent());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_kept_can_be_sent_again_until_it_was_read() {
+        let upload = Upload::new(body(&["one", "two"]), false, false);
+        drop(upload.send());
+        assert!(upload.can_be_sent());
+        assert_eq!(next(&mut upload.send()).await, "one");
+        assert!(!upload.can_be_sent());
+    }
+
+    #[tokio::test]
+    async fn a_held_body_waits() {
+        let upload = Upload::new(body(&["one"]), false, true);
+        let mut sending = upload.send();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut sending).poll_frame(&mut context).is_pending());
+        upload.go_on();
+        assert_eq!(next(&mut sending).await, "one");
     }
 }
