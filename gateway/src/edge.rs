@@ -88,30 +88,49 @@ impl Application for Edge {
 
 /// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
 pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: Option<&Peer>) -> Response {
-    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
-    let entered = enter(door, &mut request);
+    let arrived = arrive(door, &mut request, peer, false);
+    let watch = observer.begin(&arrived.exchange, &mut request);
+    let response = answer(&arrived, request).await;
+    watch.until_the_end(response)
+}
 
-    let listener = entered.as_ref().ok();
+/// A request that has arrived: who sent it, and where it enters.
+pub struct Arrived<'a> {
+    /// The request's exchange. It is attached to the request already.
+    pub exchange: Exchange,
+    /// The listener that takes it, or why none does.
+    pub entrance: Result<&'a Arc<Entrance>, Rejection>,
+}
+
+/// Finds out who sent a request and which listener it is for. A rehearsal is only asked about: nothing of it is counted,
+/// logged or sent.
+pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>, rehearsal: bool) -> Arrived<'a> {
+    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
+    let entrance = enter(door, request);
+    let listener = entrance.as_ref().ok();
     let arrival = Arrival {
         client,
         listener: listener.map_or_else(|| door.names[0].clone(), |listener| listener.name.clone()),
         port: peer.and_then(|peer| peer.local).map(|local| local.port()),
         scheme: "http",
-        rehearsal: false,
+        rehearsal,
     };
-    let exchange = Exchange::new(arrival, &request);
-    exchange.attach(&mut request);
-    let watch = observer.begin(&exchange, &mut request);
+    let exchange = Exchange::new(arrival, request);
+    exchange.attach(request);
+    if let Some(listener) = listener {
+        request.extensions_mut().insert(listener.forwarding);
+    }
     end_hop(request.headers_mut());
+    Arrived { exchange, entrance }
+}
 
-    let response = match entered {
-        Ok(listener) => {
-            request.extensions_mut().insert(listener.forwarding);
-            run(&listener.chain, request).await
-        }
-        Err(rejection) => rejection.into_response(),
+/// Sends a request that has arrived down its listener's chain, and finishes what comes back.
+pub async fn answer(arrived: &Arrived<'_>, request: Request) -> Response {
+    let response = match &arrived.entrance {
+        Ok(listener) => run(&listener.chain, request).await,
+        Err(rejection) => rejection.clone().into_response(),
     };
-    watch.until_the_end(rejection::finish(&exchange, response))
+    rejection::finish(&arrived.exchange, response)
 }
 
 /// Which listener the request is for: of those that share the address, the one with the most specific host.
@@ -122,7 +141,7 @@ pub fn enter<'a>(door: &'a Door, request: &mut Request) -> Result<&'a Arc<Entran
 }
 
 /// Runs a chain. Whatever panics in it refuses the request; nothing fails open, and the worker lives on.
-async fn run(chain: &Next, request: Request) -> Response {
+pub(crate) async fn run(chain: &Next, request: Request) -> Response {
     match AssertUnwindSafe(async { chain.run(request).await }).catch_unwind().await {
         Ok(response) => response,
         Err(_) => Rejection::new(Cause::Internal).into_response(),

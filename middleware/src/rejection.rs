@@ -185,6 +185,11 @@ impl Rejection {
         self.status
     }
 
+    /// The sentence for the client.
+    pub fn told(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
     /// The sentence for the access log.
     pub fn noted(&self) -> Option<&str> {
         self.note.as_deref()

@@ -24,6 +24,11 @@ impl Rotation {
         Self { turns: period(&scaled(weights)), next: AtomicUsize::new(start) }
     }
 
+    /// Whether no instance has any weight.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
     /// The instance whose turn it is, as an index into the list, but none of those `tried` unless all were.
     ///
     /// `None` if no instance has any weight.

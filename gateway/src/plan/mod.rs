@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis_config::{AccessLog, Document, Faults, File, Place, Route, RouteTimeouts};
+use portcullis_config::{self as config, AccessLog, Document, Faults, File, Place, Route, RouteTimeouts};
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::{Next, RouteInfo, RouteLayer};
 use tokio::runtime::Handle;
@@ -247,6 +247,26 @@ impl Plan {
             count(self.routes.len(), "route"),
             count(self.services().len(), "service")
         )
+    }
+
+    /// The file it was built from; the empty plan has none.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// A place of the file as one writes it: `gateway.toml:31`.
+    pub fn at(&self, place: Place) -> String {
+        format!("{}:{}", self.file_name(), place.line)
+    }
+
+    /// The registry that knows a service's instances; `None` if the file lists them.
+    pub fn registry_of(&self, service: &str) -> Option<String> {
+        let declared = self.file.iter().flat_map(|file| &file.services).find(|named| named.name.value == service);
+        match declared.map(|named| &named.value) {
+            Some(service) if service.instances.is_some() => None,
+            Some(config::Service { registry: Some(registry), .. }) => Some(registry.value.clone()),
+            _ => self.registry(services::DEFAULT).map(|live| live.name().to_owned()),
+        }
     }
 
     /// Starts what runs beside the requests: registries and plugins' tasks. The tracker knows the tasks that still run.

@@ -11,11 +11,13 @@ use portcullis_middleware::plugin::Services;
 use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 
 use super::registries::Registries;
-use crate::proxy::{Forward, Host, Overrides, Policy, Pools, Resolve, Resolved, Retry, Service, Timeouts, Upstream};
+use crate::proxy::{
+    Forward, Host, Overrides, Policy, Pools, Resolve, Resolved, Retry, Service, Stage, Timeouts, Upstream,
+};
 use crate::registry::{self, Live, LiveService, Missing, ServiceName};
 
 /// The registry of services that name none.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 /// How many services that requests named are kept ready. The registry's own limit is the same.
 const DYNAMIC: usize = 1024;
 
@@ -108,6 +110,17 @@ impl ServiceBook {
         }
     }
 
+    /// The service that a request named, if nobody may be asked: any name can be one.
+    fn unasked(&self, name: &str) -> Result<Arc<Upstream>, Rejection> {
+        let unknown = || Rejection::new(Cause::NoRoute).detail("there is no service of that name");
+        if let Some(upstream) = self.known(name) {
+            return Ok(upstream);
+        }
+        let registered = name.parse().map_err(|_| unknown())?;
+        let live = self.registries.find(DEFAULT).ok_or_else(unknown)?.service(&registered);
+        Ok(Arc::new(Upstream::new(name, live, Policy::default(), self.pools.clone())))
+    }
+
     /// The upstream for a service that a request named, kept for the next request.
     fn ready(&self, name: String, service: &Arc<LiveService>) -> Arc<Upstream> {
         if let Some(upstream) = self.by_request.load().get(&name).filter(|known| Arc::ptr_eq(known.service(), service))
@@ -156,6 +169,9 @@ impl Resolve for ByRequest {
         let Ok(name) = name.map(|name| name.into_owned()) else {
             return Resolved::Now(Err(Rejection::new(Cause::NoRoute)));
         };
+        if Stage::of(request).is_some_and(Stage::is_offline) {
+            return Resolved::Now(self.services.unasked(&name));
+        }
         let services = self.services.clone();
         let found: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { services.requested(name).await });
         Resolved::Later(found)

@@ -9,12 +9,13 @@ use axum::response::IntoResponse;
 use http::StatusCode;
 use portcullis_config::Forwarding;
 use portcullis_middleware::layer::Hop;
-use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response, Running};
+use portcullis_middleware::{Exchange, Rejection, Request, Response, Running};
 
 use super::attempt::Message;
 use super::failure::{Failure, Fault};
 use super::headers;
 use super::policy::{Overrides, Retry};
+use super::rehearsal::rehearse;
 use super::upstream::Upstream;
 
 /// The end of a chain that sends requests to a service.
@@ -72,17 +73,17 @@ impl Hop for Forward {
 }
 
 /// The story of a forwarded request: clean its headers, pick an instance, try, perhaps try another, stream back.
-async fn forward(upstream: &Upstream, overrides: &Overrides, mut request: Request) -> Result<Response, Rejection> {
+async fn forward(upstream: &Arc<Upstream>, overrides: &Overrides, mut request: Request) -> Result<Response, Rejection> {
     let exchange = Exchange::of(&request).into_owned();
     exchange.settle_service(upstream.name().clone());
-    if exchange.is_rehearsal() {
-        return Err(Rejection::new(Cause::Internal).detail("a rehearsal sends nothing"));
-    }
     let policy = upstream.policy();
     let (timeouts, retry) = (policy.timeouts_for(overrides), policy.retry_for(overrides));
 
     let forwarding = request.extensions().get().copied().unwrap_or(Forwarding::X);
     headers::prepare(&mut request, &exchange, forwarding)?;
+    if exchange.is_rehearsal() {
+        return rehearse(upstream, timeouts, retry, request);
+    }
     let (head, body) = request.into_parts();
     let message = Message::new(exchange, head, body, retry);
 

@@ -1,7 +1,8 @@
 //! The last hop: pick an instance, clean the headers, send, perhaps try again, stream the answer back.
 //!
 //! [`Forward`] is the story. An [`Upstream`] is a service as requests see it, a [`Policy`] how it wants to be talked
-//! to; [`Pools`] keep its connections.
+//! to; [`Pools`] keep its connections. A request
+//! that is only asked about ends at a [`Stage`].
 
 mod answer;
 mod attempt;
@@ -11,10 +12,12 @@ mod forward;
 pub mod headers;
 mod policy;
 mod pool;
+mod rehearsal;
 mod upload;
 mod upstream;
 
 pub use forward::{Forward, Resolve, Resolved, Service};
 pub use policy::{Host, Overrides, Policy, Retry, Timeouts};
 pub use pool::{Closed, Counts, Limits, Pools};
+pub use rehearsal::{Rehearsed, Stage};
 pub use upstream::Upstream;

@@ -105,6 +105,11 @@ impl Table {
         self.rotation.next(tried).ok_or_else(|| Rejection::new(Cause::NoInstance))
     }
 
+    /// Whether anybody ever has a turn.
+    pub(super) fn has_turns(&self) -> bool {
+        !self.rotation.is_empty()
+    }
+
     pub(super) fn target(&self, index: usize) -> &Target {
         &self.targets[index]
     }
