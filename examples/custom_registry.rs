@@ -18,7 +18,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use portcullis::registry::{Instance, Registry, RegistryContext, RegistryError, RegistryPlugin, Service, ServiceName};
+use portcullis::registry::{
+    Instance, Invalid, Registry, RegistryContext, RegistryError, RegistryPlugin, Service, ServiceName,
+};
 use portcullis_middleware::prelude::*;
 
 /// Reads services from a folder: each file is a service, each line an instance.
@@ -96,12 +98,13 @@ async fn read(path: PathBuf, name: ServiceName) -> Result<Service, RegistryError
 /// `127.0.0.1:9001`, `127.0.0.1:9001 3`, or `127.0.0.1:9001 3 orders-1`.
 fn instance(line: &str) -> Result<Instance, String> {
     let mut words = line.split_whitespace();
-    let mut instance: Instance = words.next().unwrap_or_default().parse().map_err(|error| format!("{error}"))?;
+    let mut instance: Instance =
+        words.next().unwrap_or_default().parse().map_err(|error: Invalid| error.to_string())?;
     if let Some(weight) = words.next() {
         instance.weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
     }
     if let Some(id) = words.next() {
-        instance.id = id.parse().map_err(|error| format!("{error}"))?;
+        instance.id = id.parse().map_err(|error: Invalid| error.to_string())?;
     }
     Ok(instance)
 }

@@ -37,17 +37,31 @@ fn a_registry_of_ones_own_brings_the_instances_and_their_changes() {
         fs::create_dir(folder.join("services")).expect("a folder");
         fs::write(folder.join("services/orders"), first.to_string()).expect("the file can be written");
     });
-    // A service that nobody has asked for yet is known a moment after the start.
     example.until("/orders/7", "one");
-    fs::write(example.folder.path().join("services/orders"), second.to_string()).expect("the file can be written");
+    let folder = example.folder.as_ref().expect("it was started from a file").path();
+    fs::write(folder.join("services/orders"), second.to_string()).expect("the file can be written");
     example.until("/orders/7", "two");
+}
+
+#[test]
+fn inside_an_axum_application_the_gateway_answers_what_the_application_does_not() {
+    let address = free_address();
+    let program = Command::new(env!("CARGO_BIN_EXE_embedded_in_axum")).arg(address.to_string()).spawn();
+    let example = Example { process: program.expect("it starts"), address, folder: None };
+    wait_until(|| TcpStream::connect(address).ok(), "the example listens");
+
+    assert!(example.get("/version").ends_with(env!("CARGO_PKG_VERSION")));
+    assert!(example.get("/healthz").ends_with("ok\n"));
+    let refused = example.get("/admin");
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains(r#""cause":"ip_not_allowed""#), "{refused}");
 }
 
 /// A running example, on a copy of its file with free ports in it.
 struct Example {
     process: Child,
     address: SocketAddr,
-    folder: TempDir,
+    /// Where its files are, if it has any.
+    folder: Option<TempDir>,
 }
 
 impl Example {
@@ -62,7 +76,7 @@ impl Example {
         fs::write(&file, text).expect("the file can be written");
 
         let process = Command::new(program).arg("run").arg(&file).stdout(Stdio::null()).spawn().expect("it starts");
-        let example = Self { process, address, folder };
+        let example = Self { process, address, folder: Some(folder) };
         let ready = || Command::new(program).args(["health", "--admin", &admin.to_string()]).output();
         wait_until(|| ready().is_ok_and(|health| health.status.success()).then_some(()), "the example is ready");
         example

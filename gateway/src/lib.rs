@@ -44,6 +44,14 @@ pub mod registry;
 pub mod server;
 pub mod testing;
 
+#[doc = include_str!("../../docs/architecture.md")]
+pub mod architecture {}
+
+/// The page's examples, so that they are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-plugins.md")]
+pub mod writing_plugins {}
+
 pub use cli::main;
 pub use gateway::Gateway;
 pub use plugins::{Plugins, plugins};
