@@ -98,8 +98,7 @@ async fn read(path: PathBuf, name: ServiceName) -> Result<Service, RegistryError
 /// `127.0.0.1:9001`, `127.0.0.1:9001 3`, or `127.0.0.1:9001 3 orders-1`.
 fn instance(line: &str) -> Result<Instance, String> {
     let mut words = line.split_whitespace();
-    let mut instance: Instance =
-        words.next().unwrap_or_default().parse().map_err(|error: Invalid| error.to_string())?;
+    let mut instance: Instance = words.next().unwrap_or_default().parse()?;
     if let Some(weight) = words.next() {
         instance.weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
     }
