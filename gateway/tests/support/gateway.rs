@@ -20,7 +20,7 @@ pub struct Running {
 }
 
 /// What every test's file begins with: a listener `web` and an admin listener, on free ports.
-const HEAD: &str = "[listener.web]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+const HEAD: &str = "access_log = { output = \"off\" }\n[listener.web]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
 
 impl Running {
     /// Starts a gateway. `toml` follows a listener `web` and the admin listener.
@@ -56,6 +56,16 @@ impl Running {
     /// The status and the body of a request.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
         client::send(self.address, method, path, headers, String::new()).await.unwrap()
+    }
+
+    /// Waits until a `GET` answers with this status; the gateway has ten seconds to get there.
+    pub async fn until_status(&self, path: &str, status: u16) {
+        let arrived = tokio::time::timeout(Duration::from_secs(10), async {
+            while self.get(path).await.0 != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(arrived.await.is_ok(), "GET {path} never became {status}, it is {:?}", self.get(path).await);
     }
 
     /// Waits until a `GET` answers with this status and body; the gateway has ten seconds to get there.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test takes from here what it needs")]
 
+pub mod echo;
 pub mod gateway;
 
 use std::io;
