@@ -252,10 +252,10 @@ impl App {
     async fn drain(self, terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
         self.gateway.set_ready(false);
         let open: usize = self.doors.values().map(|door| door.server.open()).sum();
-        info!(connections = open, "draining");
         for door in self.doors.values() {
             door.server.drain();
         }
+        info!(connections = open, "draining");
         let closed = async {
             for door in self.doors.values() {
                 door.server.closed().await;

