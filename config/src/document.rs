@@ -22,6 +22,8 @@ pub struct Document {
     pub name: Arc<str>,
     /// The text as it was written.
     pub text: Arc<str>,
+    /// Where each line begins.
+    lines: Arc<[usize]>,
     pub(crate) root: Arc<Node>,
     /// Whether the tree says all that the text says.
     pub(crate) sound: bool,
@@ -31,12 +33,8 @@ impl Document {
     /// Reads TOML; every syntax error becomes a fault.
     pub fn parse(name: &str, text: &str, faults: &mut Faults) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let document = Self {
-            name: name.into(),
-            text: text.into(),
-            root: Arc::new(Node::table(table.get_ref(), 0..text.len())),
-            sound: errors.is_empty(),
-        };
+        let root = Node::table(table.get_ref(), 0..text.len());
+        let document = Self::new(name, text, root, errors.is_empty());
         for error in first_of_each_line(text, &errors) {
             let span = error.span().unwrap_or_default();
             faults.error(&document, span, error.message());
@@ -62,12 +60,7 @@ impl Document {
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
-                let document = Self {
-                    name: name.into(),
-                    text: text.into(),
-                    root: Arc::new(Node::table(&DeTable::new(), 0..0)),
-                    sound: false,
-                };
+                let document = Self::new(&name, &text, Node::table(&DeTable::new(), 0..0), false);
                 let span = at..at + char::REPLACEMENT_CHARACTER.len_utf8();
                 faults.error(&document, span, "this is not UTF-8, and TOML is");
                 None
@@ -75,14 +68,23 @@ impl Document {
         }
     }
 
+    fn new(name: &str, text: &str, root: Node, sound: bool) -> Self {
+        let after_breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self {
+            name: name.into(),
+            text: text.into(),
+            lines: std::iter::once(0).chain(after_breaks).collect(),
+            root: Arc::new(root),
+            sound,
+        }
+    }
+
     /// The place that a span begins at.
     pub fn place(&self, span: &Range<usize>) -> Place {
-        let before = self.text.get(..self.floor(span.start)).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].trim_start_matches('\u{feff}').chars().count() + 1,
-        }
+        let offset = self.floor(span.start);
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let before = &self.text[self.lines[line - 1]..offset];
+        Place { line, column: before.trim_start_matches('\u{feff}').chars().count() + 1 }
     }
 
     /// The text without a byte order mark, which is no character of the first line.

@@ -22,3 +22,13 @@ pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a st
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
+
+/// Names for a sentence; of very many only the first.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const MOST: usize = 24;
+    let names: Vec<&str> = names.into_iter().collect();
+    match names.get(..MOST) {
+        Some(first) if names.len() > MOST => format!("{}, … ({} in all)", first.join(", "), names.len()),
+        _ => names.join(", "),
+    }
+}

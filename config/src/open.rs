@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use serde::Deserialize as _;
 
+use crate::names::listed;
 use crate::node::{Node, Reader};
 use crate::{Document, Faults, Raw, Spanned, did_you_mean};
 
@@ -113,7 +114,7 @@ pub fn unknown_middleware(
     let said = format!("unknown middleware `{name}`{}", guess.unwrap_or_default());
     let label = match declared {
         [] => "no middleware is declared".to_owned(),
-        declared => format!("declared: {}", declared.join(", ")),
+        declared => format!("declared: {}", listed(declared.iter().copied())),
     };
     let help = format!("a type may stand here too, if it needs no settings: {}", types.join(", "));
     faults.error(document, name.span.clone(), said).label(label).help(help);

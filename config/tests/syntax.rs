@@ -170,3 +170,54 @@ fn a_file_that_is_no_text_is_a_fault_with_its_place() {
     assert_eq!(fault.message, "this is not UTF-8, and TOML is");
     assert_eq!(fault.place().unwrap().to_string(), "2:6");
 }
+
+#[test]
+fn places_that_are_far_apart_are_drawn_apart() {
+    let text = format!("first = 1\n{}second = 2\n", "# nothing\n".repeat(200));
+    let mut faults = Faults::new();
+    let document = Document::parse("gateway.toml", &text, &mut faults);
+    let second = text.find("second").unwrap();
+    faults.error(&document, second..second + 6, "twice").label("here").also(0..5, "and here");
+    let expected = "error: twice
+   --> gateway.toml:202:1
+    |
+202 | second = 2
+    | ^^^^^^ here
+    |
+   ::: gateway.toml:1:1
+    |
+  1 | first = 1
+    | ----- and here
+
+1 error
+";
+    assert_eq!(faults.render(false), expected);
+}
+
+#[test]
+fn ten_thousand_routes_are_read_in_no_time() {
+    let mut text = String::from("[listener.web]\naddress = \"127.0.0.1:80\"\n[registry.default]\ntype = \"memory\"\n");
+    for n in 0..10_000 {
+        text.push_str(&format!(
+            "[[route]]\nname = \"r{n}\"\nmatch = {{ path = \"/a/{n}/{{id}}\" }}\nservice = \"s{n}\"\n"
+        ));
+    }
+    let start = std::time::Instant::now();
+    let (file, faults) = File::parse("gateway.toml", &text);
+    assert!(faults.is_empty(), "{}", faults.render(false));
+    assert_eq!(file.unwrap().routes.len(), 10_000);
+    // Far more than it takes even without optimisation, and far less than anything quadratic.
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+#[test]
+fn brackets_without_end_are_a_fault_and_not_a_crash() {
+    for bracket in ["[", "{a=", "[{a="] {
+        let said = drawn(&format!("a = {}", bracket.repeat(100_000)));
+        assert!(said.contains("error: "), "{said}");
+    }
+    let said = drawn(&format!("[{}]", "a.".repeat(50_000)));
+    assert!(said.contains("error: "), "{said}");
+    let said = drawn(&format!("{}a = 1", "a.".repeat(50_000)));
+    assert!(said.contains("error: "), "{said}");
+}

@@ -9,18 +9,19 @@ mod not_yet;
 mod routes;
 mod services;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
+use crate::names::listed;
 use crate::units::Network;
 use crate::{Faults, File, Spanned, did_you_mean};
 
 /// What the file declares, whether or not it could be read.
 #[derive(Default)]
 pub(crate) struct Known {
-    pub(crate) listeners: Vec<String>,
-    pub(crate) registries: Vec<String>,
-    pub(crate) services: Vec<String>,
+    pub(crate) listeners: BTreeSet<String>,
+    pub(crate) registries: BTreeSet<String>,
+    pub(crate) services: BTreeSet<String>,
     /// Routes that lack something because it could not be read, by position.
     pub(crate) torn_routes: HashSet<usize>,
     /// The same for services, by name.
@@ -109,13 +110,13 @@ impl Check<'_> {
     }
 
     /// Reports a name that leads nowhere.
-    fn unknown(&mut self, kind: &str, name: &Spanned<String>, known: &[String]) {
+    fn unknown(&mut self, kind: &str, name: &Spanned<String>, known: &BTreeSet<String>) {
         let guess = did_you_mean(name, known.iter().map(String::as_str));
         let guess = guess.map(|guess| format!("; did you mean `{guess}`?"));
         let said = format!("unknown {kind} `{name}`{}", guess.unwrap_or_default());
-        let label = match known {
-            [] => format!("no {kind} is declared"),
-            known => format!("declared: {}", known.join(", ")),
+        let label = match known.is_empty() {
+            true => format!("no {kind} is declared"),
+            false => format!("declared: {}", listed(known.iter().map(String::as_str))),
         };
         self.error(&name.span, said).label(label);
     }

@@ -32,7 +32,7 @@ impl Check<'_> {
         self.one_answer(route);
         self.no_duplicates(&route.listeners);
         for listener in &route.listeners {
-            if !self.known.listeners.contains(listener) {
+            if !self.known.listeners.contains(&listener.value) {
                 self.unknown("listener", listener, &self.known.listeners);
             }
         }
@@ -141,8 +141,8 @@ impl Check<'_> {
             self.error(&service.span, said);
             return;
         }
-        let looked_up = self.known.registries.iter().any(|it| it == DEFAULT_REGISTRY);
-        if looked_up || self.known.torn || self.known.services.contains(service) {
+        let looked_up = self.known.registries.contains(DEFAULT_REGISTRY);
+        if looked_up || self.known.torn || self.known.services.contains(&service.value) {
             return;
         }
         self.unknown("service", service, &self.known.services);

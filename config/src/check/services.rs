@@ -21,7 +21,7 @@ impl Check<'_> {
                     .help("keep one of them");
             }
             (Some(registry), None) => {
-                if !self.known.registries.contains(registry) {
+                if !self.known.registries.contains(&registry.value) {
                     self.unknown("registry", registry, &self.known.registries);
                 }
             }
@@ -43,7 +43,7 @@ impl Check<'_> {
                 self.no_duplicates(&addresses);
             }
             (None, None) => {
-                let found = self.known.registries.iter().any(|it| it == DEFAULT_REGISTRY);
+                let found = self.known.registries.contains(DEFAULT_REGISTRY);
                 if !found && !self.is_torn(name) && !self.known.torn {
                     let said = format!("service `{name}` has neither `instances` nor a registry");
                     self.error(&name.span, said).label("no registry is called `default`, which it would use");

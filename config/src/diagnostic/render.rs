@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level as Title, Origin, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level as Title, Origin, Renderer, Snippet};
 
 use super::{Diagnostic, Level};
 use crate::Document;
@@ -23,9 +23,9 @@ pub(super) fn fault(fault: &Diagnostic, colour: bool) -> String {
     };
     let mut group = Group::with_title(level.primary_title(printable(&fault.message)));
     if let Some(document) = &fault.document {
-        group = match snippet(fault, document) {
-            Some(snippet) => group.element(snippet),
-            None => group.element(Origin::path(printable(&document.name)).line(1).char_column(1)),
+        group = match document.visible_text() {
+            "" => group.element(Origin::path(printable(&document.name)).line(1).char_column(1)),
+            text => group.elements(snippets(fault, document, text)),
         };
     }
     if let Some(help) = &fault.help {
@@ -34,43 +34,51 @@ pub(super) fn fault(fault: &Diagnostic, colour: bool) -> String {
     renderer.render(&[group])
 }
 
-/// The lines from the first to the last place that the fault names; `None` for an empty text.
-fn snippet<'a>(
-    fault: &'a Diagnostic,
-    document: &'a Document,
-) -> Option<Snippet<'a, annotate_snippets::Annotation<'a>>> {
-    let text = document.visible_text();
+/// Drawings with more lines than this between two places of a fault are two drawings.
+const FAR: usize = 100;
+
+struct Mark<'a> {
+    span: Range<usize>,
+    label: Option<&'a str>,
+    kind: AnnotationKind,
+}
+
+/// The lines with the places that the fault names: the main one first, with those that are near it.
+fn snippets<'a>(fault: &'a Diagnostic, document: &'a Document, text: &'a str) -> Vec<Snippet<'a, Annotation<'a>>> {
     let skipped = document.text.len() - text.len();
-    let safe = |span: &Range<usize>| within_a_line(text, span, skipped);
-    let main = safe(&fault.span);
-    let also: Vec<_> = fault.also.iter().map(|(span, label)| (safe(span), label)).collect();
-    let places = || also.iter().map(|(span, _)| span).chain([&main]);
-    let first = places().map(|span| span.start).min()?;
-    let last = places().map(|span| span.end).max()?;
-    let begin = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
-    let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline);
-    // A line break is no part of the line, and the carriage return of one neither.
-    let end = begin + text[begin..end].trim_end_matches('\r').len().max(last - begin);
-    if text.is_empty() {
-        return None;
-    }
-    let local = |span: &Range<usize>| span.start - begin..span.end - begin;
-    let mut primary = AnnotationKind::Primary.span(local(&main));
-    if let Some(label) = &fault.label {
-        primary = primary.label(printable(label));
-    }
-    let others = also.iter().map(|(span, label)| {
-        let label = printable(label);
-        AnnotationKind::Context.span(local(span)).label(label)
+    let main = Mark {
+        span: within_a_line(text, &fault.span, skipped),
+        label: fault.label.as_deref(),
+        kind: AnnotationKind::Primary,
+    };
+    let also = fault.also.iter().map(|(span, label)| Mark {
+        span: within_a_line(text, span, skipped),
+        label: Some(label),
+        kind: AnnotationKind::Context,
     });
-    let lines_before = text[..begin].matches('\n').count();
-    Some(
+    let line = |span: &Range<usize>| document.place(&(span.start + skipped..0)).line;
+    let main_line = line(&main.span);
+    let (near, far): (Vec<_>, Vec<_>) = also.partition(|mark| line(&mark.span).abs_diff(main_line) <= FAR);
+    let near: Vec<_> = near.into_iter().chain([main]).collect();
+    let mut drawings = vec![near];
+    drawings.extend(far.into_iter().map(|mark| vec![mark]));
+    let snippet = |marks: Vec<Mark<'a>>| {
+        let first = marks.iter().map(|mark| mark.span.start).min().unwrap_or_default();
+        let last = marks.iter().map(|mark| mark.span.end).max().unwrap_or_default();
+        let begin = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline);
+        // A line break is no part of the line, and the carriage return of one neither.
+        let end = begin + text[begin..end].trim_end_matches('\r').len().max(last - begin);
+        let annotations = marks.into_iter().map(|mark| {
+            let annotation = mark.kind.span(mark.span.start - begin..mark.span.end - begin);
+            annotation.label(mark.label.map(printable))
+        });
         Snippet::source(shown(&text[begin..end]))
-            .line_start(lines_before + 1)
+            .line_start(line(&(begin..begin)))
             .path(printable(&document.name))
-            .annotation(primary)
-            .annotations(others),
-    )
+            .annotations(annotations)
+    };
+    drawings.into_iter().map(snippet).collect()
 }
 
 /// The part of a span that lies in its first line, on character boundaries. A table's span covers many

@@ -1,6 +1,7 @@
 //! From text to [`File`]: each table is read on its own, so that one mistake hides no other.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -191,7 +192,7 @@ impl Reading<'_> {
 }
 
 impl<T> Tables<T> {
-    fn names(&self) -> Vec<String> {
+    fn names(&self) -> BTreeSet<String> {
         self.0.iter().map(|(name, _)| name.value.clone()).collect()
     }
 }
