@@ -11,7 +11,8 @@ use support::{Wire, content_length, header};
 async fn ask(gateway: &Running, request: &str) -> (String, String) {
     let mut client = Wire::connect(gateway.address).await;
     let head_only = request.starts_with("HEAD ");
-    let request = if request.contains("\n") { request.replace('\n', "\r\n") } else { format!("{request}\r\nhost: test") };
+    let request =
+        if request.contains("\n") { request.replace('\n', "\r\n") } else { format!("{request}\r\nhost: test") };
     client.put(format!("{request}\r\n\r\n")).await;
     let head = client.head().await;
     let body = if head_only { Vec::new() } else { client.take(content_length(&head)).await };
@@ -409,8 +410,11 @@ async fn cors_answers_preflights_and_marks_answers() {
 #[tokio::test]
 async fn grpc_clients_get_a_trailers_only_answer() {
     let gateway = Running::start("[[route]]\nmatch = { path = \"/x\" }\nrespond = {}\n").await;
-    let (head, body) =
-        ask(&gateway, "POST /pkg.Service/Call HTTP/1.1\nhost: t\ncontent-type: application/grpc+proto\ncontent-length: 0").await;
+    let (head, body) = ask(
+        &gateway,
+        "POST /pkg.Service/Call HTTP/1.1\nhost: t\ncontent-type: application/grpc+proto\ncontent-length: 0",
+    )
+    .await;
     assert_eq!((status(&head), header(&head, "grpc-status"), body.as_str()), (200, Some("12"), ""), "{head}");
     assert_eq!(header(&head, "content-type"), Some("application/grpc"));
 }

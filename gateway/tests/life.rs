@@ -80,7 +80,8 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     let fake = Fake::new().await;
     let address = fake.address;
     let upstream = tokio::spawn(fake.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
-    let toml = |n: usize| format!("[service.a]\ninstances = [\"{address}\"]\n[[route]]\nname = \"r{n}\"\nservice = \"a\"\n");
+    let toml =
+        |n: usize| format!("[service.a]\ninstances = [\"{address}\"]\n[[route]]\nname = \"r{n}\"\nservice = \"a\"\n");
     let gateway = Running::start(&toml(0)).await;
     let target = gateway.address;
     let load = tokio::spawn(async move {
@@ -180,7 +181,9 @@ impl Process {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), line).await.unwrap_or_else(|_| panic!("it never said {message:?}"))
+        tokio::time::timeout(Duration::from_secs(20), line)
+            .await
+            .unwrap_or_else(|_| panic!("it never said {message:?}"))
     }
 
     fn signal(&self, name: &str) {
@@ -281,7 +284,8 @@ async fn a_panic_in_a_chain_refuses_the_request_and_the_gateway_lives_on() {
             Ok(())
         }
     }
-    let toml = "[listener.web]\naddress = \"127.0.0.1:0\"\n[[route]]\nchain = [\"fragile\"]\nrespond = { body = \"ok\" }\n";
+    let toml =
+        "[listener.web]\naddress = \"127.0.0.1:0\"\n[[route]]\nchain = [\"fragile\"]\nrespond = { body = \"ok\" }\n";
     let gateway = Gateway::new(plugins().middleware::<Fragile>());
     let (plan, faults) = gateway.plan_text("gateway.toml", toml);
     let app = App::start(gateway, plan.unwrap_or_else(|| panic!("{}", faults.render(false))), None).await.unwrap();

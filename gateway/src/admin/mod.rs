@@ -225,7 +225,8 @@ fn one() -> u32 {
 async fn register(State(api): State<Api>, body: Result<Json<Register>, JsonRejection>) -> Result<Json<Value>, Refusal> {
     let Json(asked) = body.map_err(unreadable)?;
     if asked.ttl.is_some_and(|ttl| ttl.is_zero()) {
-        let sentence = "`ttl` is zero, so the instance would be gone at once; leave it out to keep the instance for ever";
+        let sentence =
+            "`ttl` is zero, so the instance would be gone at once; leave it out to keep the instance for ever";
         return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, sentence.to_owned()));
     }
     let registry = registry(&api, &asked.registry)?;

@@ -8,7 +8,8 @@ use super::{Link, PlannedAnswer, Routes};
 
 /// Reports duplicates, routes that never win, and ways around a guard.
 pub(super) fn report(file: &File, routes: &Routes<'_>, faults: &mut Faults) {
-    let claims: Vec<_> = routes.iter().map(|(route, planned)| claim(file, route, &planned.chain, &planned.answer)).collect();
+    let claims: Vec<_> =
+        routes.iter().map(|(route, planned)| claim(file, route, &planned.chain, &planned.answer)).collect();
     let hosts: Vec<Vec<HostPattern>> = file
         .listeners
         .iter()
@@ -20,7 +21,8 @@ pub(super) fn report(file: &File, routes: &Routes<'_>, faults: &mut Faults) {
 }
 
 fn claim<'a>(file: &File, route: &'a Route, chain: &[Link], answer: &PlannedAnswer) -> Claim<'a> {
-    let served = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|listener| listener.value == name);
+    let served =
+        |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|listener| listener.value == name);
     let listeners = file.listeners.iter().enumerate().filter(|(_, listener)| served(&listener.name.value));
     let guards = chain.iter().filter(|link| link.decides_access).map(|link| {
         let named = route.chain.iter().any(|item| matches!(item, ChainItem::Named(name) if name.value == link.name));

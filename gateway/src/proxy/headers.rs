@@ -5,7 +5,7 @@
 //! `X-Forwarded-For` or a trace header, and so have it removed again.
 //!
 //! What speaks for the client (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`) is believed from a trusted peer only. From
-//! anybody else it is replaced.
+//! anybody else it is replaced. Headers of the family that the listener does not write (`forwarding`) are dropped.
 //!
 //! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked.
 
@@ -139,8 +139,11 @@ fn introduce(
     mode: Forwarding,
 ) {
     let hop = client.peer.ip().to_canonical();
-    if !client.peer_is_trusted {
-        for name in &CLAIMS {
+    for name in &CLAIMS {
+        // A trusted proxy that writes one family of headers passes the other one on as its client wrote it. So of what
+        // it sent, only the family that we write too is believed.
+        let family = if *name == FORWARDED { Forwarding::Rfc7239 } else { Forwarding::X };
+        if !client.peer_is_trusted || (mode != family && mode != Forwarding::Both) {
             headers.remove(name);
         }
     }
@@ -281,6 +284,16 @@ mod tests {
                 "x-real-ip: 1.1.1.1"
             ]
         );
+    }
+
+    #[test]
+    fn what_a_trusted_peer_may_have_passed_on_unread_is_not_believed() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        (proxied.ip, proxied.origin) = ("1.1.1.1".parse().unwrap(), Origin::XForwardedFor(0));
+        let written = |mode| introduced(&SPOOFED, &proxied, mode).join("\n");
+        assert!(!written(Forwarding::X).contains("forwarded: for"), "{}", written(Forwarding::X));
+        assert!(!written(Forwarding::Rfc7239).contains("x-"), "{}", written(Forwarding::Rfc7239));
+        assert_eq!(written(Forwarding::Off), "");
     }
 
     #[test]

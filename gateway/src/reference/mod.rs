@@ -142,6 +142,9 @@ mod tests {
     #[test]
     fn a_misspelt_plugin_is_suggested() {
         let sentence = super::plugins(&crate::plugins(), Some("ip_whitlist")).expect_err("no such plugin");
-        assert!(sentence.starts_with("unknown plugin `ip_whitlist`; did you mean `ip_whitelist`? available: "), "{sentence}");
+        assert!(
+            sentence.starts_with("unknown plugin `ip_whitlist`; did you mean `ip_whitelist`? available: "),
+            "{sentence}"
+        );
     }
 }
