@@ -303,8 +303,56 @@ async fn an_upload_that_stands_still_is_given_up() {
     let mut wire = fake.accept().await;
     wire.head().await;
     tokio::time::pause();
-    assert_eq!(cause(&answer.await.unwrap()), Some(Cause::IdleTimeout));
+    let answer = answer.await.unwrap();
+    // The client's fault, not the instance's.
+    assert_eq!((answer.status(), cause(&answer)), (StatusCode::REQUEST_TIMEOUT, Some(Cause::IdleTimeout)));
     wire.rest().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_stops_reading_is_given_up() {
+    let fake = Fake::new().await;
+    let proxy = Proxy::to(&[fake.address]);
+    let polled = Arc::new(AtomicUsize::new(0));
+    let (answer, _) = proxy.send(post(endless(64 * 1024, polled.clone())));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    let mut before = usize::MAX;
+    while before != polled.load(Relaxed) {
+        before = polled.load(Relaxed);
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::pause();
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status(), cause(&answer)), (StatusCode::GATEWAY_TIMEOUT, Some(Cause::IdleTimeout)));
+}
+
+#[tokio::test]
+async fn instances_are_found_by_name_and_by_path() {
+    let fake = Fake::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.sock");
+    let socket = tokio::net::UnixListener::bind(&path).unwrap();
+    let port = fake.address.port();
+    tokio::spawn(fake.answer(OK));
+    tokio::spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        let mut head = [0; 16];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut head).await.unwrap();
+        assert_eq!(&head, b"GET / HTTP/1.1\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, OK.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    for address in [format!("localhost:{port}"), format!("unix:{}", path.display())] {
+        let instances = vec![Instance::at(address.parse().unwrap())];
+        let service = LiveService::fixed(registry::Service { name: "orders".parse().unwrap(), instances });
+        let proxy = Proxy::of(Arc::new(service), Policy::default(), Overrides::default());
+        let (answer, exchange) = proxy.send(get("/"));
+        assert_eq!(text(answer.await.unwrap()).await, "ok", "{address}");
+        assert_eq!(*last(&exchange).instance, *address);
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use portcullis_middleware::router::{self, Table};
 use portcullis_middleware::timeout::Deadline;
 use portcullis_middleware::{Context, Next, RouteInfo, RouteLayer};
 
-use super::services::{ByRequest, ServiceBook, retry};
+use super::services::{ByRequest, ServiceBook};
 use super::{Branch, Link, PlannedAnswer, PlannedRoute};
 use crate::plugins::Plugins;
 use crate::proxy::{Forward, Overrides, Service};
@@ -123,10 +123,7 @@ impl<'a> Middlewares<'a> {
 
     fn route(&mut self, route: &'a Route, faults: &mut Faults) -> Option<PlannedRoute> {
         let chain = self.chain(&route.chain, None, faults);
-        let overrides = Overrides {
-            attempt: route.timeouts.as_ref().and_then(|timeouts| timeouts.attempt).and_then(|limit| limit.limit()),
-            retry: route.retry.as_ref().map(retry),
-        };
+        let overrides = Overrides::from(route);
         let (answer, end) = self.answer(route, &overrides, faults)?;
         let timeouts = route.timeouts.clone().unwrap_or_default();
         let total =

@@ -6,14 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
-use portcullis_config::{self as config, Faults, File, Named, RetryOn};
+use portcullis_config::{self as config, Faults, File, Named};
 use portcullis_middleware::plugin::Services;
 use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 
 use super::registries::Registries;
-use crate::proxy::{
-    Forward, Host, Overrides, Policy, Pools, Resolve, Resolved, Retry, Service, Stage, Timeouts, Upstream,
-};
+use crate::proxy::{Forward, Overrides, Policy, Pools, Resolve, Resolved, Service, Stage, Upstream};
 use crate::registry::{self, Live, LiveService, Missing, ServiceName};
 
 /// The registry of services that name none.
@@ -58,7 +56,7 @@ impl ServiceBook {
                 self.registry_of(service)?.service(&name)
             }
         };
-        Some(Arc::new(Upstream::new(key.value.as_str(), live, policy(service), self.pools.clone())))
+        Some(Arc::new(Upstream::new(key.value.as_str(), live, Policy::from(service), self.pools.clone())))
     }
 
     fn registry_of(&self, service: &config::Service) -> Option<&Arc<Live>> {
@@ -194,30 +192,4 @@ fn fixed(
         registry::Instance { weight: written.weight, ..registry::Instance::at(written.address.clone()) }
     });
     Some(Arc::new(LiveService::fixed(registry::Service { name, instances: built.collect() })))
-}
-
-fn policy(service: &config::Service) -> Policy {
-    Policy {
-        host: if service.keep_host { Host::Keep } else { Host::Instance },
-        timeouts: Timeouts {
-            connect: service.timeouts.connect.limit(),
-            first_byte: service.timeouts.first_byte.limit(),
-            idle: service.timeouts.idle.limit(),
-            attempt: None,
-        },
-        retry: service.retry.as_ref().map(retry).unwrap_or_default(),
-    }
-}
-
-/// A `retry` of the file as the proxy knows it.
-pub(super) fn retry(retry: &config::Retry) -> Retry {
-    let statuses = retry.on.iter().filter_map(|on| if let RetryOn::Status(status) = on { Some(*status) } else { None });
-    Retry {
-        attempts: retry.attempts.get(),
-        connect: retry.on.contains(&RetryOn::Connect),
-        reset: retry.on.contains(&RetryOn::Reset),
-        statuses: statuses.collect(),
-        backoff: retry.backoff.get(),
-        ..Retry::default()
-    }
 }

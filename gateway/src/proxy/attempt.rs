@@ -128,7 +128,8 @@ impl Message {
                 _ => (deadline, Cause::FirstByteTimeout),
             };
             if alarm <= Instant::now() {
-                return Err(Failure::new(Fault::Timeout, cause));
+                let client = cause == Cause::IdleTimeout && self.upload.is_starved();
+                return Err(Failure::new(if client { Fault::Client } else { Fault::Timeout }, cause));
             }
             tokio::select! {
                 biased;

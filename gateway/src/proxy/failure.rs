@@ -1,5 +1,6 @@
 //! Why an attempt gave no answer, and whether another one may follow.
 
+use http::StatusCode;
 use portcullis_middleware::{Cause, Rejection};
 
 /// Why an attempt gave no answer.
@@ -39,6 +40,13 @@ impl Failure {
 
 impl From<Failure> for Rejection {
     fn from(failure: Failure) -> Self {
-        Rejection::new(failure.cause)
+        let rejection = Rejection::new(failure.cause);
+        match failure {
+            // The gateway did not wait in vain for an instance, but for the client.
+            Failure { fault: Fault::Client, cause: Cause::IdleTimeout } => {
+                rejection.status(StatusCode::REQUEST_TIMEOUT)
+            }
+            _ => rejection,
+        }
     }
 }

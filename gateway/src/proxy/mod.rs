@@ -1,8 +1,7 @@
 //! The last hop: pick an instance, clean the headers, send, perhaps try again, stream the answer back.
 //!
 //! [`Forward`] is the story. An [`Upstream`] is a service as requests see it, a [`Policy`] how it wants to be talked
-//! to; [`Pools`] keep its connections. A request
-//! that is only asked about ends at a [`Stage`].
+//! to; [`Pools`] keep its connections. A request that is only asked about ends at a [`Stage`].
 
 mod answer;
 mod attempt;

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -50,6 +50,8 @@ struct Source {
     /// Nothing is sent before somebody says so; then whoever waits is woken.
     held: bool,
     waiting: Option<Waker>,
+    /// The connection has room, and the client sends nothing.
+    starved: bool,
     ended: bool,
     fault: Option<Cause>,
     moved: Instant,
@@ -74,6 +76,7 @@ impl Upload {
             trailers: None,
             held,
             waiting: None,
+            starved: false,
             ended: false,
             fault: None,
             moved: Instant::now(),
@@ -152,6 +155,11 @@ impl Upload {
     /// When a part of it last moved.
     pub(super) fn moved(&self) -> Option<Instant> {
         self.0.as_ref().map(|shared| shared.source().moved)
+    }
+
+    /// Whether it is the client that everybody waits for.
+    pub(super) fn is_starved(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.source().starved)
     }
 
     /// What the client did wrong with it, if anything.
@@ -234,10 +242,9 @@ impl Source {
     }
 
     fn read(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(frame) => frame,
-        };
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.starved = polled.is_pending();
+        let frame = ready!(polled);
         self.moved = Instant::now();
         match frame {
             None => {
