@@ -620,6 +620,69 @@ async fn a_get_survives_a_connection_that_closes_as_it_arrives() {
     assert_eq!(attempts, [(true, Some(Cause::ResetBeforeHeaders)), (false, None)]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_get_fails_while_connections_close_all_the_time() {
+    let fake = Fake::new().await;
+    let address = fake.address;
+    tokio::spawn(async move {
+        for number in 0.. {
+            let mut wire = fake.accept().await;
+            tokio::spawn(async move {
+                // After a few answers it hangs up, without a word before.
+                for _ in 0..1 + number % 4 {
+                    if wire.try_head().await.is_none() {
+                        return;
+                    }
+                    let _ = wire.try_put(OK).await;
+                }
+            });
+        }
+    });
+    let proxy = Arc::new(Proxy::to(&[address]));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let proxy = proxy.clone();
+            tokio::spawn(async move {
+                for _ in 0..250 {
+                    let (answer, exchange) = proxy.send(get("/"));
+                    let answer = answer.await.unwrap();
+                    assert_eq!(answer.status(), 200, "{:?}", exchange.attempts());
+                    assert_eq!(text(answer).await, "ok");
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    let counts = proxy.counts();
+    assert!(counts.reused > 200 && counts.created > 200, "{counts:?}");
+}
+
+#[tokio::test]
+async fn both_directions_flow_at_the_same_time() {
+    let fake = Fake::new().await;
+    let proxy = Proxy::to(&[fake.address]);
+    let (sender, frames) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+    let frames = futures_util::stream::unfold(frames, |mut frames| async { Some((frames.recv().await?, frames)) });
+    let (answer, _) = proxy.send(post(Body::new(StreamBody::new(frames))));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    wire.put("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let mut body = answer.await.unwrap().into_body();
+    for word in ["ping", "pong"] {
+        sender.send(Ok(Frame::data(Bytes::from_static(word.as_bytes())))).await.unwrap();
+        wire.take_until(&format!("4\r\n{word}\r\n")).await;
+        wire.put(format!("4\r\n{word}\r\n")).await;
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), word);
+    }
+    drop(sender);
+    wire.take_until("0\r\n\r\n").await;
+    wire.put("0\r\n\r\n").await;
+    assert!(body.frame().await.is_none());
+    assert_eq!(proxy.counts().idle, 1);
+}
+
 #[tokio::test]
 async fn a_post_is_never_sent_twice() {
     let fake = Fake::new().await;
