@@ -10,6 +10,7 @@ use schemars::transform::{RemoveRefSiblings, ReplacePrefixItems, ReplaceUnevalua
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::check::not_yet::REMARKS;
 use crate::file::Outline;
 use crate::node::Node;
 use crate::{Document, Faults};
@@ -67,6 +68,11 @@ pub fn file(middlewares: &[PluginSchema], registries: &[PluginSchema]) -> Value 
         (target == "#/definitions/Plugin").then(|| "#/definitions/Middleware".to_owned())
     });
     forget_null(&mut root);
+    for (table, key, remark) in REMARKS {
+        let about = &mut root["definitions"][table]["properties"][key]["description"];
+        let said = about.as_str().unwrap_or_default();
+        *about = json!(format!("{said} {remark}"));
+    }
     root
 }
 

@@ -107,3 +107,11 @@ fn types_of_one_name_do_not_mix() {
     // What is the same type is defined once.
     assert!(schema["definitions"]["Middleware.timeout.Duration"].is_null());
 }
+
+#[test]
+fn what_is_not_served_yet_says_so() {
+    let schema = whole();
+    let about = |table: &str, key: &str| schema["definitions"][table]["properties"][key]["description"].to_string();
+    assert!(about("Listener", "tls").contains("does not serve it yet"));
+    assert!(about("Service", "balance").starts_with("\"How an instance is picked"));
+}

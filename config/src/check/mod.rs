@@ -5,7 +5,7 @@
 //! because it could not be read.
 
 mod listeners;
-mod not_yet;
+pub(crate) mod not_yet;
 mod routes;
 mod services;
 

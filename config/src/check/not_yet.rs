@@ -1,11 +1,23 @@
 //! What the file format has and this version does not do: an error, never silently ignored.
 //!
-//! This is the only list of such things. Whoever makes one work deletes its line.
+//! This is the only place that knows such things. Whoever makes one work deletes its lines here.
 
 use std::ops::Range;
 
 use crate::units::{InstanceAddress, ListenAddress};
 use crate::{Balance, Faults, File, Listener, Protocol, Service};
+
+/// What the reference adds to a key: its table's type, the key, the sentence.
+pub(crate) const REMARKS: [(&str, &str, &str); 8] = [
+    ("Listener", "address", "This version serves no `unix:` address yet."),
+    ("Listener", "proxy_protocol", "This version does not serve it yet."),
+    ("Listener", "tls", "This version does not serve it yet."),
+    ("Service", "instances", "This version serves no `unix:` address yet."),
+    ("Service", "protocol", "This version serves only `http1` yet."),
+    ("Service", "tls", "This version does not serve it yet."),
+    ("Service", "balance", "This version serves only `round_robin` yet."),
+    ("Service", "health", "This version does not serve it yet."),
+];
 
 pub(super) fn check(file: &File, faults: &mut Faults) {
     let listeners = file.listeners.iter().flat_map(|it| of_listener(&it.value));
