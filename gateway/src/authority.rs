@@ -51,11 +51,13 @@ fn fold(value: &HeaderValue) -> Result<String, Rejection> {
     let text = value.to_str().map_err(|_| malformed())?;
     let authority: Authority = text.parse().map_err(|_| malformed())?;
     // User information has no place in a request, and a comma means that somebody joined two headers.
-    if authority.host().is_empty() || text.contains(['@', ',']) || (authority.port().is_none() && text.ends_with(':')) {
+    if authority.host().is_empty() || text.contains(['@', ',']) {
         return Err(malformed());
     }
-    let port_is_odd = authority.port().is_some_and(|port| port.as_str().parse::<u16>().is_err());
-    if port_is_odd {
+    // `Authority` overlooks a port that is none, and takes the host before it.
+    let port = &text[authority.host().len()..];
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(malformed());
     }
     let host = authority.host();
@@ -100,9 +102,19 @@ mod tests {
 
     #[test]
     fn hosts_that_could_be_read_two_ways_are_refused() {
-        for hosts in
-            [&[][..], &["a", "b"], &["a,b"], &["user@a"], &[""], &["a:"], &["a:99999"], &["a b"], &["a/b"], &[":80"]]
-        {
+        for hosts in [
+            &[][..],
+            &["a", "b"],
+            &["a,b"],
+            &["user@a"],
+            &[""],
+            &["a:"],
+            &["a:99999"],
+            &["a:+80"],
+            &["a b"],
+            &["a/b"],
+            &[":80"],
+        ] {
             let refused = settle(&mut request("/", hosts)).expect_err("no host can be told");
             assert_eq!(refused.cause(), Cause::BadRequest, "{hosts:?}");
         }
