@@ -14,7 +14,7 @@ use portcullis::admin::client;
 use portcullis::app::App;
 use portcullis::explain::{Asked, Explanation};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 /// How many random requests are compared.
 const REQUESTS: usize = 600;
@@ -139,10 +139,7 @@ async fn gateway() -> App {
         redirect = {{ host = "new.example.com", prefix = "/is", status = 308 }}
         "#
     );
-    let gateway = Gateway::new(portcullis::plugins());
-    let (plan, faults) = gateway.plan_text("gateway.toml", &text);
-    let plan = plan.unwrap_or_else(|| panic!("the file is right: {}", faults.render(false)));
-    let app = App::start(gateway, plan, None).await.expect("ports are free");
+    let app = start(&text).await;
     let admin = app.admin().expect("there is an admin listener");
     for registration in [
         format!(r#"{{"service":"listed","address":"{orders}"}}"#),
@@ -152,6 +149,18 @@ async fn gateway() -> App {
         assert_eq!(status, 200, "{body}");
     }
     app
+}
+
+async fn start(text: &str) -> App {
+    let gateway = Gateway::new(portcullis::plugins());
+    let (plan, faults) = gateway.plan_text("gateway.toml", text);
+    let plan = plan.unwrap_or_else(|| panic!("the file is right: {}", faults.render(false)));
+    App::start(gateway, plan, None).await.expect("ports are free")
+}
+
+/// Where the listeners of these tests are.
+fn bound(app: &App) -> SocketAddr {
+    app.bound("127.0.0.1:0".parse().expect("an address")).expect("it is bound")
 }
 
 /// What a client sees of an answer.
@@ -306,7 +315,7 @@ fn asked(random: &mut fastrand::Rng) -> Asked {
 #[tokio::test]
 async fn the_running_gateway_does_what_it_says_it_would() {
     let app = gateway().await;
-    let address = app.bound("127.0.0.1:0".parse().expect("an address")).expect("it is bound");
+    let address = bound(&app);
     let admin = app.admin().expect("there is an admin listener");
     let mut random = fastrand::Rng::with_seed(20);
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
@@ -343,6 +352,65 @@ async fn the_running_gateway_does_what_it_says_it_would() {
     for route in routes {
         assert!(outcomes.keys().any(|outcome| outcome.contains(&format!("\"{route}\""))), "{route}: {outcomes:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_is_only_asked_about_leaves_no_trace() {
+    let daemon = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let (site, daemon_at) = (upstream("site").await, daemon.local_addr().expect("it is bound"));
+    let text = format!(
+        r#"
+        trusted_proxies = ["127.0.0.1"]
+        workers = 1
+        access_log = {{ output = "off" }}
+        [admin]
+        address = "127.0.0.1:0"
+        [listener.web]
+        address = "127.0.0.1:0"
+        [middleware.trace]
+        type = "xray"
+        daemon = "{daemon_at}"
+        sampling = {{ reservoir = 1, rate = 0 }}
+        [[route]]
+        match = {{ path = {{ prefix = "/" }} }}
+        chain = ["trace", {{ type = "ip_whitelist", deny = ["192.0.2.0/24"] }}]
+        service = "site"
+        [service.site]
+        instances = ["{site}"]
+        "#
+    );
+    let app = start(&text).await;
+    let (address, admin) = (bound(&app), app.admin().expect("there is an admin listener"));
+    let before = counted(admin).await;
+    assert!(before.iter().any(|line| line.starts_with("portcullis_xray_requests_total")), "{before:#?}");
+    for client in ["127.0.0.1", "192.0.2.7"] {
+        let headers =
+            [("host", "a.example"), ("x-forwarded-for", client), ("x-amzn-trace-id", "Sampled=1;Root=nonsense")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let client = Some("127.0.0.1".parse().expect("an address"));
+        let asked = Asked { method: "GET".into(), url: "/asked".into(), headers, client, listener: None };
+        let question = serde_json::to_string(&asked).expect("it serialises");
+        let (status, body) = client::post(admin, "/explain", question).await.expect("an answer");
+        assert_eq!(status, 200, "{body}");
+    }
+    assert_eq!(counted(admin).await, before);
+
+    // The reservoir's one place of this second is still free, and the daemon hears of the real request first.
+    let headers = vec![("host".to_owned(), "a.example".to_owned())];
+    let client = Some("127.0.0.1".parse().expect("an address"));
+    let sent = Asked { method: "GET".into(), url: "/sent".into(), headers, client, listener: None };
+    assert_eq!(send(address, &sent).await.status, 200);
+    let mut datagram = vec![0; 65_536];
+    let length = daemon.recv(&mut datagram).await.expect("a datagram");
+    let document = String::from_utf8_lossy(&datagram[..length]);
+    assert!(document.contains("/sent") && !document.contains("/asked"), "{document}");
+}
+
+/// What was counted of requests so far.
+async fn counted(admin: SocketAddr) -> Vec<String> {
+    let (_, text) = client::send(admin, "GET", "/metrics", &[], String::new()).await.expect("an answer");
+    let about = |line: &&str| ["request", "refus", "xray", "attempt"].iter().any(|word| line.contains(word));
+    text.lines().filter(about).map(str::to_owned).collect()
 }
 
 /// The instance sees what was foretold.

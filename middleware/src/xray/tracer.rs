@@ -90,11 +90,17 @@ impl Tracer {
         let now = started.as_secs() as u32;
 
         let asked = caller.as_ref().map_or(Sampled::Unsaid, |caller| caller.sampled);
-        let decision = self.sampler.decide(asked.decision(), now, || fastrand::u64(..));
-        self.counts.decided(decision);
+        let sampled = if exchange.is_rehearsal() {
+            // Only asked about: it takes no real request's place in the reservoir, and is not counted.
+            asked.decision().unwrap_or_default()
+        } else {
+            let decision = self.sampler.decide(asked.decision(), now, || fastrand::u64(..));
+            self.counts.decided(decision);
+            decision.sampled
+        };
         let trace = Trace {
             root: caller.as_ref().map_or_else(|| TraceId::mint(now), |caller| caller.root),
-            sampled: decision.sampled,
+            sampled,
             asked: asked == Sampled::Asked,
             watch: None,
         };
@@ -102,7 +108,7 @@ impl Tracer {
         let balancer = caller.as_ref().and_then(|caller| caller.balancer).filter(|_| trace.sampled).map(str::to_owned);
         let extras = caller.map(|caller| caller.extras).unwrap_or_default();
 
-        let exporter = self.exporter.as_ref().filter(|_| trace.sampled);
+        let exporter = self.exporter.as_ref().filter(|_| trace.sampled && !exchange.is_rehearsal());
         let Some(exporter) = exporter else {
             // Nobody records a segment of ours, so the caller's stays the parent: a phantom would tear the trace.
             self.stamp(request, exchange, &trace, parent, &extras);
@@ -174,7 +180,11 @@ impl Tracer {
             return (None, None);
         }
         let values = request.headers().get_all(header::NAME);
-        let header = header::read(values, |reason| self.counts.bad_header(reason));
+        let header = header::read(values, |reason| {
+            if !exchange.is_rehearsal() {
+                self.counts.bad_header(reason);
+            }
+        });
         match header {
             Some(header) if believed => (Some(header), None),
             header => (None, header.map(|header| (header.root, header.parent))),
