@@ -71,3 +71,67 @@ fn instance(instance: &Instance) -> Value {
         "tags": instance.tags,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gateway;
+
+    fn plan() -> Plan {
+        let text = r#"
+            [listener.web]
+            address = "127.0.0.1:8080"
+            [registry.default]
+            type = "consul"
+            token = "hunter2"
+            [service.orders]
+            instances = ["127.0.0.1:9001", { address = "127.0.0.1:9002", weight = 2 }]
+            [middleware.key]
+            type = "headers"
+            request = { set = { authorization = "hunter2" } }
+            [[route]]
+            name = "orders"
+            match = { path = "/orders" }
+            chain = ["key", { type = "timeout", total = "2s" }]
+            split = [{ service = "orders", weight = 95 }, { service = "next", weight = 5, chain = ["key"] }]
+            [[route]]
+            match = { path = "/ok" }
+            respond = { status = 204 }
+        "#;
+        let (plan, faults) = Gateway::new(crate::plugins()).plan_text("gateway.toml", text);
+        plan.unwrap_or_else(|| panic!("{}", faults.render(false)))
+    }
+
+    #[test]
+    fn routes_are_shown_with_their_lines_and_chains() {
+        let view = routes(&plan());
+        let orders = &view["routes"][0];
+        assert_eq!((&orders["name"], &orders["at"]), (&json!("orders"), &json!("gateway.toml:12")));
+        assert_eq!(orders["listeners"], json!(["web"]));
+        assert_eq!(orders["chain"][0], json!({ "name": "key", "type": "headers", "at": "gateway.toml:9" }));
+        assert_eq!(orders["answer"]["services"][1]["weight"], 5);
+        assert_eq!(orders["answer"]["services"][1]["chain"][0]["name"], "key");
+        assert_eq!(view["routes"][1]["answer"], json!({ "respond": 204 }));
+    }
+
+    #[test]
+    fn services_are_shown_with_what_is_known_of_them() {
+        let view = services(&plan());
+        let (next, orders) = (&view["services"][0], &view["services"][1]);
+        assert_eq!(
+            next,
+            &json!({ "name": "next", "registry": "default", "standing": "pending", "stale_seconds": 0, "instances": [] })
+        );
+        assert_eq!((&orders["registry"], &orders["standing"]), (&Value::Null, &json!("known")));
+        assert_eq!(
+            (&orders["instances"][1]["address"], &orders["instances"][1]["weight"]),
+            (&json!("127.0.0.1:9002"), &json!(2))
+        );
+    }
+
+    #[test]
+    fn settings_stay_where_they_are() {
+        let plan = plan();
+        assert!(!format!("{}{}", routes(&plan), services(&plan)).contains("hunter2"));
+    }
+}

@@ -85,8 +85,8 @@ fn address(url: &str) -> Result<(Uri, Option<HeaderValue>, Option<u16>), String>
     if authority.host().is_empty() {
         return Err(format!("`{url}` names no host"));
     }
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse().map_err(|_| format!("`{}` in `{url}` is no port", port.as_str()))?,
+    let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| format!("`{port}` in `{url}` is no port"))?,
         None => default,
     };
     let host = if port == default { authority.host().to_owned() } else { format!("{}:{port}", authority.host()) };
