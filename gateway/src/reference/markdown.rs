@@ -115,10 +115,10 @@ impl<'a> Page<'a> {
             let schema = plugin.schema.as_value();
             let keys = Definitions::of(schema).every_key(schema);
             if keys.is_empty() {
-                self.paragraph("It has no settings.");
-            } else {
-                self.table(keys.into_iter());
+                self.paragraph("It has no settings; a chain lists it by its type.");
+                continue;
             }
+            self.table(keys.into_iter());
             let example: String = plugin.example.trim().lines().map(|line| format!("{}\n", line.trim())).collect();
             self.paragraph(&format!("```toml\n[{kind}.NAME]\ntype = \"{}\"\n{example}```", plugin.name));
         }

@@ -69,7 +69,10 @@ impl Described {
         let PluginSchema { name, description, schema, example } = &self.plugin;
         let mut out = format!("{} `{name}`\n\n{}\n", self.kind, description.trim());
         let keys = Definitions::of(schema.as_value()).every_key(schema.as_value());
-        out.push_str(if keys.is_empty() { "\nIt has no settings.\n" } else { "\nKeys:\n" });
+        if keys.is_empty() {
+            return out + &format!("\nIt has no settings; a chain lists it by its type:\n  chain = [\"{name}\"]\n");
+        }
+        out.push_str("\nKeys:\n");
         for key in keys {
             let default = match (&key.default, key.required) {
                 (_, true) => ", required".to_owned(),
@@ -133,7 +136,8 @@ mod tests {
         let plugins = crate::plugins();
         for row in plugins.middlewares() {
             let text = reference::plugins(&plugins, Some(row.name)).expect(row.name);
-            assert!(text.contains(&format!("type = \"{}\"", row.name)), "{text}");
+            let example = if row.example.is_empty() { "chain = [" } else { "type = " };
+            assert!(text.contains(example) && text.contains(&format!("\"{}\"", row.name)), "{text}");
         }
         let text = reference::plugins(&plugins, Some("ip_whitelist")).expect("it is there");
         assert!(text.contains("  allow: list of "), "{text}");

@@ -35,7 +35,7 @@ mod json;
 mod naming;
 pub mod record;
 pub mod sampling;
-mod settings;
+pub mod settings;
 mod tracer;
 
 use std::sync::Arc;
