@@ -17,13 +17,10 @@ use super::answer::{self, Note};
 use super::connection::Outgoing;
 use super::failure::{Failure, Fault};
 use super::headers;
-use super::policy::{Host, Retry, Timeouts};
+use super::policy::{Host, NEVER, Retry, Timeouts};
 use super::pool::Lease;
 use super::upload::Upload;
 use super::upstream::Target;
-
-/// A timeout that is off.
-const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
 /// How long an instance may take to say `100 Continue`.
 const GO_ON: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -135,7 +135,7 @@ impl Connection {
     }
 }
 
-/// Says how the body is framed where hyper would guess otherwise.
+/// Says what concerns this connection, and how the body is framed where hyper would guess otherwise.
 fn frame(request: &mut Outgoing) {
     let (size, empty) = (request.body().size_hint(), request.body().is_empty());
     let headers = request.headers_mut();
@@ -151,6 +151,10 @@ fn frame(request: &mut Outgoing) {
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         _ => {}
+    }
+    // RFC 9110 §10.1.4: `TE` concerns this connection, and says so.
+    if headers.contains_key(TE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use portcullis_config::file::{self, RetryOn};
+use portcullis_config::units;
 
 /// How a service wants to be talked to.
 #[derive(Debug, Clone)]
@@ -86,9 +87,9 @@ impl From<&file::Service> for Policy {
         Self {
             host: if service.keep_host { Host::Keep } else { Host::Instance },
             timeouts: Timeouts {
-                connect: service.timeouts.connect.limit(),
-                first_byte: service.timeouts.first_byte.limit(),
-                idle: service.timeouts.idle.limit(),
+                connect: clock(service.timeouts.connect),
+                first_byte: clock(service.timeouts.first_byte),
+                idle: clock(service.timeouts.idle),
                 attempt: None,
             },
             retry: service.retry.as_ref().map(Retry::from).unwrap_or_default(),
@@ -96,10 +97,17 @@ impl From<&file::Service> for Policy {
     }
 }
 
+/// A time so long that nobody waits for its end, and that no sum of it with a moment overflows.
+pub(super) const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+fn clock(limit: units::Duration) -> Option<Duration> {
+    limit.limit().map(|limit| limit.min(NEVER))
+}
+
 impl From<&file::Route> for Overrides {
     fn from(route: &file::Route) -> Self {
         Self {
-            attempt: route.timeouts.as_ref().and_then(|timeouts| timeouts.attempt?.limit()),
+            attempt: route.timeouts.as_ref().and_then(|timeouts| clock(timeouts.attempt?)),
             retry: route.retry.as_ref().map(Retry::from),
         }
     }
@@ -113,7 +121,7 @@ impl From<&file::Retry> for Retry {
             connect: retry.on.contains(&RetryOn::Connect),
             reset: retry.on.contains(&RetryOn::Reset),
             statuses: retry.on.iter().filter_map(status).collect(),
-            backoff: retry.backoff.get(),
+            backoff: retry.backoff.get().min(NEVER),
         }
     }
 }
@@ -144,4 +152,41 @@ impl Retry {
 /// RFC 9110 §9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_of_zero_is_off_and_no_clock_is_too_long_to_count() {
+        let timeouts = file::ServiceTimeouts {
+            connect: units::Duration::from_secs(0),
+            first_byte: units::Duration::from_secs(u64::MAX),
+            ..file::ServiceTimeouts::default()
+        };
+        let timeouts = Policy::from(&file::Service { timeouts, ..file::Service::default() }).timeouts;
+        assert_eq!((timeouts.connect, timeouts.first_byte), (None, Some(NEVER)));
+        assert_eq!(timeouts.idle, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn the_wait_is_random_doubles_and_ends_somewhere() {
+        let retry = Retry { backoff: Duration::from_millis(100), ..Retry::default() };
+        for (next, longest) in [(2, 100), (3, 200), (4, 400)] {
+            let waits: Vec<_> = (0..200).map(|_| retry.wait(next)).collect();
+            assert!(waits.iter().all(|wait| *wait < Duration::from_millis(longest)));
+            assert!(waits.iter().any(|wait| *wait > Duration::from_millis(longest / 2)));
+        }
+        let patient = Retry { backoff: NEVER, ..Retry::default() };
+        assert!(patient.wait(u32::MAX) < Duration::MAX);
+    }
+
+    #[test]
+    fn without_a_word_about_it_only_what_is_harmless_is_tried_again() {
+        let retry = Policy::default().retry;
+        assert!(retry.connect && !retry.reset && retry.statuses.is_empty());
+        assert!(retry.repeats(&Method::PUT) && !retry.repeats(&Method::POST) && !retry.repeats(&Method::PATCH));
+        assert!(!Retry { attempts: 1, ..retry }.repeats(&Method::GET));
+    }
 }
