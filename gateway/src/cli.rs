@@ -13,9 +13,9 @@ use crate::plugins::Plugins;
 use crate::{app, demo, explain, health, reference};
 
 /// The command line or the configuration is wrong (`EX_USAGE`).
-pub const USAGE: u8 = 64;
+pub(crate) const USAGE: u8 = 64;
 /// Something that is needed is not available (`EX_UNAVAILABLE`).
-pub const UNAVAILABLE: u8 = 69;
+pub(crate) const UNAVAILABLE: u8 = 69;
 
 /// An HTTP API gateway for the edge: one TOML file, three words to remember — listener, route, service.
 #[derive(Debug, Parser)]

@@ -13,7 +13,7 @@ use crate::cli::{UNAVAILABLE, fail, print};
 
 /// `portcullis health`.
 #[derive(Debug, Args)]
-pub struct Health {
+pub(crate) struct Health {
     /// The admin listener's address.
     #[arg(long, env = "PORTCULLIS_ADMIN", default_value = "127.0.0.1:9901")]
     admin: SocketAddr,
@@ -23,7 +23,7 @@ pub struct Health {
 }
 
 /// Prints `ready` and succeeds, or says why not.
-pub fn run(health: &Health) -> ExitCode {
+pub(crate) fn run(health: &Health) -> ExitCode {
     match client::get(health.admin, "/ready", Duration::from_secs(health.timeout)) {
         Ok((200, _)) => print("ready\n"),
         Ok((status, body)) => fail(UNAVAILABLE, &format!("the gateway is not ready ({status}): {}", body.trim())),

@@ -109,7 +109,7 @@ fn check_for_overlap(bencher: Bencher<'_, '_>, count: usize) {
     let routes = routes(count, 100);
     // Every other route is guarded, and all send to few services: the most there is to look at.
     let claim = |route: &'_ Route| -> (Vec<String>, Vec<String>) {
-        let guards = if route.position % 2 == 0 { vec!["office".to_owned()] } else { Vec::new() };
+        let guards = if route.position.is_multiple_of(2) { vec!["office".to_owned()] } else { Vec::new() };
         (guards, vec![format!("s{}", route.position % 10 / 2)])
     };
     let claims: Vec<_> = routes

@@ -23,7 +23,7 @@ const ROUTES: &str = include_str!("demo.toml");
 
 /// `portcullis demo`.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// The gateway's port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -36,7 +36,7 @@ pub struct Demo {
 }
 
 /// Runs the demo until Ctrl-C, or through its requests once.
-pub fn run(demo: Demo, plugins: Plugins) -> ExitCode {
+pub(crate) fn run(demo: Demo, plugins: Plugins) -> ExitCode {
     let runtime = match app::runtime(2) {
         Ok(runtime) => runtime,
         Err(error) => return cli::fail(UNAVAILABLE, &format!("cannot start the workers: {error}")),
