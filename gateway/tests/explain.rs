@@ -440,6 +440,118 @@ fn steps_agree(told: &Explanation, about: &str) {
     }
 }
 
+/// Explains a `GET` by a plan that serves nothing yet.
+async fn told(file: &str, url: &str, change: impl FnOnce(&mut Asked)) -> Result<Explanation, String> {
+    let (plan, faults) = Gateway::new(portcullis::plugins()).plan_text("gateway.toml", file);
+    let plan = plan.unwrap_or_else(|| panic!("the file is right: {}", faults.render(false)));
+    let mut asked = Asked { method: "GET".into(), url: url.into(), headers: Vec::new(), client: None, listener: None };
+    change(&mut asked);
+    portcullis::explain::explain(&plan, &asked).await
+}
+
+#[tokio::test]
+async fn a_listener_is_found_by_its_name_then_by_port_then_by_host() {
+    let file = r#"
+        [listener.web]
+        address = "127.0.0.1:8080"
+        [listener.wild]
+        address = "127.0.0.1:8081"
+        hosts = ["*.example.com"]
+        [listener.api]
+        address = "127.0.0.1:8082"
+        hosts = ["api.example.com"]
+        [listener.shop]
+        address = "127.0.0.1:8082"
+        hosts = ["shop.example.com"]
+        [[route]]
+        match = { path = "/" }
+        respond = { body = "ok" }
+    "#;
+    let found = async |url: &str, name: Option<&str>| {
+        let told = told(file, url, |asked| asked.listener = name.map(str::to_owned)).await.expect("an explanation");
+        (told.listener.map_or("none".to_owned(), |listener| listener.name), told.answer.status)
+    };
+    for (url, name, listener, status) in [
+        ("http://api.example.com/", None, "api", 200),
+        ("http://www.example.com/", None, "wild", 200),
+        ("http://other.test/", None, "web", 200),
+        ("http://api.example.com:8080/", None, "web", 200),
+        ("http://api.example.com:8081/", None, "wild", 200),
+        ("http://other.test:8081/", None, "none", 404),
+        ("http://api.example.com/", Some("web"), "web", 200),
+        ("http://shop.example.com/", Some("api"), "shop", 200),
+        ("http://other.test/", Some("api"), "none", 404),
+    ] {
+        assert_eq!(found(url, name).await, (listener.to_owned(), status), "{url} {name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_one_part_of_a_split_is_told_as_that_parts() {
+    let file = r#"
+        [listener.web]
+        address = "127.0.0.1:8080"
+        [service.a]
+        instances = ["127.0.0.1:1"]
+        [service.b]
+        instances = ["127.0.0.1:2"]
+        [[route]]
+        sticky = { header = "x-user" }
+        split = [
+            { service = "a", weight = 1, chain = [{ type = "ip_whitelist", allow = ["192.0.2.1"] }] },
+            { service = "b", weight = 1, chain = [{ type = "headers", request = { set = { x-part = "b" } } }] },
+        ]
+    "#;
+    let (mut refused, mut passed) = (0, 0);
+    for user in 0..40 {
+        let asking = |asked: &mut Asked| asked.headers = vec![("x-user".to_owned(), format!("user-{user}"))];
+        let told = told(file, "http://a.test/", asking).await.expect("an explanation");
+        let last = told.chain.last().expect("a middleware");
+        match told.answer.cause.as_deref() {
+            Some(cause) => {
+                refused += 1;
+                assert_eq!((cause, last.type_name.as_str()), ("ip_not_allowed", "ip_whitelist"), "{told:#?}");
+                assert!(told.upstream.is_none());
+            }
+            None => {
+                passed += 1;
+                assert_eq!(last.type_name, "headers", "{told:#?}");
+                // What the gateway adds for its services may be a secret.
+                let part = ("x-part".to_owned(), "…".to_owned());
+                assert!(
+                    told.upstream.is_some_and(|upstream| upstream.service == "b" && upstream.headers.contains(&part))
+                );
+            }
+        }
+    }
+    assert!(refused > 0 && passed > 0);
+}
+
+#[tokio::test]
+async fn a_running_gateway_whose_registry_is_silent_does_answer_503() {
+    let file = "[listener.web]\naddress = \"127.0.0.1:8080\"\n[registry.default]\ntype = \"consul\"\n\
+                [[route]]\nservice = \"orders\"\n";
+    let told = told(file, "http://a.test/", |_| {}).await.expect("an explanation");
+    assert_eq!((told.answer.status, told.answer.cause.as_deref()), (503, Some("no_service")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_asks_the_running_gateway() {
+    let app = gateway().await;
+    let admin = app.admin().expect("there is an admin listener").to_string();
+    let ask = async |arguments: &'static [&'static str]| {
+        let arguments = [&["explain", "--admin", &admin], arguments].concat().into_iter().map(str::to_owned).collect();
+        let run = |arguments: Vec<String>| Command::new(env!("CARGO_BIN_EXE_portcullis")).args(arguments).output();
+        tokio::task::spawn_blocking(move || run(arguments)).await.expect("it ends").expect("it runs")
+    };
+    let hit = ask(&["GET", "http://api.example.com/orders/7", "--expect", "route=orders,status=200"]).await;
+    assert_eq!(hit.status.code(), Some(0), "{}", String::from_utf8_lossy(&hit.stderr));
+    assert!(String::from_utf8_lossy(&hit.stdout).contains("route     orders"));
+    let wrong = ask(&["GET", "http://api.example.com/", "--listener", "apo"]).await;
+    assert_eq!(wrong.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("did you mean `api`?"));
+}
+
 const FILE: &str = r#"trusted_proxies = ["10.0.0.0/8"]
 
 [listener.web]

@@ -1,5 +1,6 @@
 //! Sends a request that is only asked about through the gateway, and watches.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use portcullis_config::did_you_mean;
 use portcullis_config::units::{self, HostPattern};
 use portcullis_middleware::layer::{self, Running, hop};
 use portcullis_middleware::router::{self, Criterion, HostMap, host_of};
-use portcullis_middleware::{Exchange, MatchedRoute, Origin, Rejection, Request, Response};
+use portcullis_middleware::{Exchange, MatchedRoute, Origin, Rejection, Request, Response, RouteInfo};
 use tower::Layer;
 
 use super::Asked;
@@ -304,12 +305,11 @@ fn candidates(plan: &Plan, considered: Vec<router::Consideration>) -> Vec<Candid
         router::Outcome::Lost(criterion) => Some((one.route.name.clone(), criterion)),
         _ => None,
     });
-    let has_several = |considered: &[router::Consideration], one: &router::Consideration| {
-        considered.iter().filter(|other| other.route == one.route).nth(1).is_some()
-    };
-    let several: Vec<bool> =
-        considered.iter().map(|one| one.alternative > 0 || has_several(&considered, one)).collect();
-    let candidate = |(one, several): (router::Consideration, bool)| {
+    let mut matches: HashMap<*const RouteInfo, usize> = HashMap::new();
+    for one in &considered {
+        *matches.entry(Arc::as_ptr(&one.route)).or_default() += 1;
+    }
+    let candidate = |one: router::Consideration| {
         let (outcome, reason) = match &one.outcome {
             router::Outcome::Won => (
                 Outcome::Won,
@@ -325,12 +325,12 @@ fn candidates(plan: &Plan, considered: Vec<router::Consideration>) -> Vec<Candid
         Candidate {
             route: one.route.name.clone(),
             at: plan.at(one.route.place),
-            alternative: several.then_some(one.alternative + 1),
+            alternative: (matches[&Arc::as_ptr(&one.route)] > 1).then_some(one.alternative + 1),
             outcome,
             reason,
         }
     };
-    considered.into_iter().zip(several).map(candidate).collect()
+    considered.into_iter().map(candidate).collect()
 }
 
 /// What the winner has over the one that came closest.
