@@ -72,6 +72,16 @@ fn every_link_to_a_file_leads_to_one() {
 }
 
 #[test]
+fn every_page_is_reached_from_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("the page");
+    for page in files(&root().join("docs"), "md") {
+        let target = format!("({})", relative(&page));
+        // The style is for contributors, whose page links it.
+        assert!(readme.contains(&target) || page.ends_with("house-style.md"), "{target} is not linked");
+    }
+}
+
+#[test]
 fn every_decision_is_on_the_list_of_decisions() {
     let list = fs::read_to_string(root().join("docs/decisions/README.md")).expect("the list");
     for page in files(&root().join("docs/decisions"), "md") {
