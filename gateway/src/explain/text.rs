@@ -39,9 +39,11 @@ fn routes(candidates: &[Candidate]) -> Vec<Vec<String>> {
     if candidates.is_empty() {
         return vec![vec!["none".to_owned()]];
     }
+    // The winner comes first: it is what most people want to know.
+    let (winner, others): (Vec<_>, Vec<_>) = candidates.iter().partition(|candidate| candidate.outcome == Outcome::Won);
     let mut failed = 0;
     let mut rows = Vec::new();
-    for candidate in candidates {
+    for candidate in winner.into_iter().chain(others) {
         failed += usize::from(candidate.outcome == Outcome::Failed);
         if candidate.outcome == Outcome::Failed && failed > FAILED {
             continue;
@@ -51,11 +53,6 @@ fn routes(candidates: &[Candidate]) -> Vec<Vec<String>> {
             None => candidate.route.clone(),
         };
         rows.push(vec![name, candidate.at.clone(), candidate.reason.clone()]);
-    }
-    // The winner comes first: it is what most people want to know.
-    let winner = candidates.iter().position(|candidate| candidate.outcome == Outcome::Won);
-    if let Some(winner) = winner.filter(|winner| *winner < rows.len()) {
-        rows[..=winner].rotate_right(1);
     }
     if failed > FAILED {
         rows.push(vec![format!("… and {} more that do not match; --json has them all", failed - FAILED)]);
