@@ -25,14 +25,12 @@ use crate::gateway::Gateway;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
 use crate::server;
+use crate::unavailable::Unavailable;
 
 /// How long requests in flight may take to finish once the gateway was told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the registries' first answers. Without them it starts all the same.
 const FIRST_STATES: Duration = Duration::from_secs(2);
-
-/// How often connections that nobody needs any more are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
 
 /// `portcullis run`: from the command line to the exit code.
 pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
@@ -98,13 +96,13 @@ pub enum Reloaded {
     Live(String, Faults),
     /// The file is wrong; the old plan keeps serving.
     Refused(Faults),
-    /// The file is right, but an address it wants cannot be had; the old plan keeps serving.
+    /// The file is right, but something it wants cannot be had; the old plan keeps serving.
     Unavailable(String),
 }
 
 impl App {
-    /// Binds every address of the plan, then serves. Nothing is served if one cannot be bound.
-    pub async fn start(gateway: Gateway, plan: Plan, file: Option<PathBuf>) -> Result<Self, server::BindError> {
+    /// Binds every address of the plan, then serves. Nothing is served if anything it needs cannot be had.
+    pub async fn start(gateway: Gateway, plan: Plan, file: Option<PathBuf>) -> Result<Self, Unavailable> {
         let gateway = Arc::new(gateway);
         let mut sockets = Vec::new();
         for door in plan.doors() {
@@ -115,7 +113,7 @@ impl App {
             None => None,
         };
 
-        let plan = gateway.go_live(plan, &Handle::current());
+        let plan = gateway.go_live(plan, &Handle::current())?;
         plan.first_states(FIRST_STATES).await;
 
         let mut doors = HashMap::new();
@@ -152,13 +150,8 @@ impl App {
         let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
         let mut hang_up = signal(SignalKind::hangup()).expect("the runtime handles signals");
         let mut follow = self.file.as_deref().map(|file| Follow::since(file, self.gateway.plan().text().as_bytes()));
-        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let why = tokio::select! {
-                _ = sweep.tick() => {
-                    self.gateway.sweep();
-                    continue;
-                }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hang_up.recv() => {
@@ -226,7 +219,10 @@ impl App {
         }
 
         let changes = plan.difference(&self.gateway.plan());
-        let plan = self.gateway.go_live(plan, &Handle::current());
+        let plan = match self.gateway.go_live(plan, &Handle::current()) {
+            Ok(plan) => plan,
+            Err(unavailable) => return Reloaded::Unavailable(unavailable.to_string()),
+        };
         // The registries that are new get the same chance as at the start before requests depend on them.
         plan.first_states(FIRST_STATES).await;
         for (address, socket) in sockets {

@@ -24,6 +24,7 @@ use crate::observe::Observer;
 use crate::plan::{self, Carry, Plan};
 use crate::plugins::Plugins;
 use crate::server::Peer;
+use crate::unavailable::Unavailable;
 
 /// A gateway without sockets.
 pub struct Gateway {
@@ -74,15 +75,17 @@ impl Gateway {
     }
 
     /// Lets a plan take over. Requests in flight finish on the plan they began with.
-    pub fn go_live(&self, plan: Plan, runtime: &Handle) -> Arc<Plan> {
+    ///
+    /// If something it needs cannot be had, the old plan stays.
+    pub fn go_live(&self, plan: Plan, runtime: &Handle) -> Result<Arc<Plan>, Unavailable> {
         let plan = Arc::new(plan);
-        self.observer.follow(&plan);
+        self.observer.follow(&plan)?;
         self.carry.pools.tend(runtime);
         plan.go_live(runtime, &self.tasks);
         let old = self.plan.swap(plan.clone());
         old.retire();
         self.history().loaded = Some(SystemTime::now());
-        plan
+        Ok(plan)
     }
 
     /// A gateway from TOML, live on the current tokio runtime, to be put into an axum application:
@@ -111,7 +114,11 @@ impl Gateway {
         let gateway = Self::new(plugins);
         let (plan, faults) = gateway.plan_text(name, text);
         let Some(plan) = plan else { return Err(faults) };
-        gateway.go_live(plan, &Handle::current());
+        if let Err(unavailable) = gateway.go_live(plan, &Handle::current()) {
+            let mut faults = Faults::new();
+            faults.error_without_place(unavailable.to_string());
+            return Err(faults);
+        }
         gateway.set_ready(true);
         Ok(Arc::new(gateway))
     }
@@ -199,11 +206,6 @@ impl Gateway {
     /// Opens the access log's file again, after it was moved away.
     pub fn reopen_log(&self) {
         self.observer.reopen();
-    }
-
-    /// Closes upstream connections that are too old, or that nobody needs any more.
-    pub fn sweep(&self) {
-        self.carry.pools.sweep();
     }
 
     /// Ends what runs beside the requests, and writes out what is still to be written.

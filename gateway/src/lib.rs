@@ -43,6 +43,7 @@ pub mod reference;
 pub mod registry;
 pub mod server;
 pub mod testing;
+mod unavailable;
 
 #[doc = include_str!("../../docs/architecture.md")]
 pub mod architecture {}
@@ -55,3 +56,4 @@ pub mod writing_plugins {}
 pub use cli::main;
 pub use gateway::Gateway;
 pub use plugins::{Plugins, plugins};
+pub use unavailable::Unavailable;

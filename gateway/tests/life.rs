@@ -121,6 +121,25 @@ async fn a_taken_port_names_the_listener_and_the_address() {
 }
 
 #[tokio::test]
+async fn an_access_log_that_cannot_be_written_stops_the_start_and_refuses_the_reload() {
+    let toml =
+        |output| format!("access_log = {{ output = {output} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{HELLO}");
+    let nowhere = r#"{ file = "/nowhere/at/all.log" }"#;
+    let gateway = Gateway::new(plugins());
+    let (plan, _) = gateway.plan_text("gateway.toml", &toml(nowhere));
+    let error = App::start(gateway, plan.unwrap(), None).await.err().expect("there is no such directory").to_string();
+    assert!(error.contains("access log") && error.contains("/nowhere/at/all.log"), "{error}");
+
+    let gateway = Running::start(HELLO).await;
+    let text = std::fs::read_to_string(&gateway.file).unwrap();
+    std::fs::write(&gateway.file, text.replace("\"off\"", nowhere)).unwrap();
+    let (status, body) = portcullis::admin::client::post(gateway.admin, "/reload", String::new()).await.unwrap();
+    assert_eq!(status, 409, "{body}");
+    assert!(body.contains("/nowhere/at/all.log"), "{body}");
+    assert_eq!(gateway.get("/hello").await, (200, "hello".to_owned()));
+}
+
+#[tokio::test]
 async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
     let fake = Fake::new().await;
     let directory = tempfile::tempdir().unwrap();

@@ -29,6 +29,7 @@ use tower::ServiceExt;
 use crate::app::{Order, Reloaded};
 use crate::explain::Asked;
 use crate::gateway::Gateway;
+use crate::observe;
 use crate::registry::{Address, Instance, InstanceId, Registration, Registry, RegistryError, ServiceName};
 use crate::server::{self, Application, Manners, Peer};
 
@@ -138,9 +139,7 @@ async fn ready(State(api): State<Api>) -> Response {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    // The text format that Prometheus and OpenTelemetry collectors read.
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], Body::from(api.gateway.metrics())).into_response()
+    ([(header::CONTENT_TYPE, observe::CONTENT_TYPE)], Body::from(api.gateway.metrics())).into_response()
 }
 
 async fn routes(State(api): State<Api>) -> Json<Value> {

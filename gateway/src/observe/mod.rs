@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portcullis_config::AccessLogOutput;
 use portcullis_middleware::{Exchange, Request};
-use tracing::error;
 
 pub use metrics::CONTENT_TYPE;
 pub use watch::Watch;
@@ -29,6 +28,7 @@ use numbers::Numbers;
 
 use crate::plan::Plan;
 use crate::proxy::Pools;
+use crate::unavailable::Unavailable;
 
 /// How long the last lines of the access log may take to be written.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -70,13 +70,12 @@ impl Observer {
 
     /// A plan goes live: from now on the access log goes where it says.
     ///
-    /// What was there before is finished and closed. If a file cannot be opened, the log stays where it was.
-    pub fn follow(&self, plan: &Plan) {
-        self.config.rcu(|config| Config { hash: plan.file_hash(), since: SystemTime::now(), ..(**config).clone() });
+    /// What was there before is finished and closed. If a file cannot be opened, nothing changes.
+    pub fn follow(&self, plan: &Plan) -> Result<(), Unavailable> {
         let output = plan.access_log().output;
-        if let Err(error) = self.log_to(&output) {
-            error!(?output, %error, "the access log cannot be opened");
-        }
+        self.log_to(&output).map_err(|error| Unavailable::access_log(&output, error))?;
+        self.config.rcu(|config| Config { hash: plan.file_hash(), since: SystemTime::now(), ..(**config).clone() });
+        Ok(())
     }
 
     fn log_to(&self, output: &AccessLogOutput) -> io::Result<()> {

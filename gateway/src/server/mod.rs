@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-pub use socket::{BindError, bind};
+pub use socket::bind;
 
 use deadline::{Deadlines, Phase};
 
