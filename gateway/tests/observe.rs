@@ -36,7 +36,7 @@ impl Running {
         let door = plan.doors().next().unwrap().clone();
         let socket = server::bind(door.address, &["web"]).unwrap();
         let address = socket.local_addr().unwrap();
-        gateway.go_live(plan, &Handle::current());
+        gateway.go_live(plan, &Handle::current()).unwrap();
         server::start(socket, Arc::new(Edge::new(door, gateway.observer())));
         Self { gateway, address, log, _folder: folder }
     }
