@@ -121,6 +121,13 @@ fn every_crate_takes_the_lints_of_the_workspace_which_forbid_unsafe_code() {
 }
 
 #[test]
+fn nothing_unwraps_outside_tests() {
+    let sources = ["config/src", "middleware/src", "gateway/src"].into_iter().flat_map(sources);
+    let found: Vec<_> = sources.flat_map(|file| file.lines_with(&["unwrap"])).collect();
+    assert!(found.is_empty(), "`expect` says why it cannot fail: {found:#?}");
+}
+
+#[test]
 fn a_file_tells_one_story() {
     let mut long = Vec::new();
     for folder in ["config", "middleware", "gateway", "examples"] {
@@ -195,8 +202,8 @@ fn plugin_types() -> BTreeSet<(String, String)> {
 fn sources(folder: &str) -> Vec<Source> {
     let files = rust_files(&root().join(folder));
     assert!(!files.is_empty(), "{folder} has sources");
-    // A module that is all tests has a file of its own by this name.
-    let files = files.into_iter().filter(|path| path.file_stem().is_none_or(|stem| stem != "tests"));
+    // A module that is all tests has a file of its own, `tests.rs` or `live_tests.rs`.
+    let files = files.into_iter().filter(|path| !path.to_string_lossy().ends_with("tests.rs"));
     files.map(|path| Source::read(&path)).collect()
 }
 
