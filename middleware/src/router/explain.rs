@@ -86,7 +86,7 @@ impl Table {
                 let failure = match tier {
                     usize::MAX => Some(Failure::Host),
                     _ if !reached[rank as usize] => Some(Failure::Path),
-                    _ => candidate.failure(&facts),
+                    _ => candidate.predicates.failure(&facts),
                 };
                 let outcome = match (failure, winner) {
                     (Some(failure), _) => Outcome::Failed(self.sentence(rank, failure, &facts)),
@@ -141,7 +141,7 @@ impl Table {
                 told("cookie", name, found.map(|_| "another one".to_owned()), want)
             }
             Failure::Method => {
-                let methods = candidate.predicates.methods.iter().map(|method| format!("`{method}`"));
+                let methods = candidate.predicates.methods().map(|method| format!("`{method}`"));
                 format!("method is `{}`; wanted {}", request.method(), list(methods))
             }
         }

@@ -1,12 +1,12 @@
 //! Which host a request is for, and what is said about that host.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::net::Ipv6Addr;
 
 use http::header::HOST;
 use portcullis_config::units::HostPattern;
 
+use super::hash::Map;
 use crate::Request;
 
 /// A value per host pattern: the most specific pattern of a host is found first.
@@ -26,9 +26,9 @@ use crate::Request;
 /// ```
 #[derive(Debug, Clone)]
 pub struct HostMap<T> {
-    exact: HashMap<Box<str>, T>,
+    exact: Map<T>,
     /// By what follows `*.`.
-    wildcards: HashMap<Box<str>, T>,
+    wildcards: Map<T>,
     any: Option<T>,
     /// The most labels that a key of `wildcards` has: longer suffixes of a host need not be asked for.
     most_labels: usize,
@@ -36,7 +36,7 @@ pub struct HostMap<T> {
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wildcards: HashMap::new(), any: None, most_labels: 0 }
+        Self { exact: Map::default(), wildcards: Map::default(), any: None, most_labels: 0 }
     }
 }
 
@@ -44,10 +44,10 @@ impl<T> HostMap<T> {
     /// Sets the value of a pattern, and returns the one it had.
     pub fn insert(&mut self, pattern: &HostPattern, value: T) -> Option<T> {
         match pattern {
-            HostPattern::Exact(host) => self.exact.insert(host.as_str().into(), value),
+            HostPattern::Exact(host) => self.exact.insert(host, value),
             HostPattern::Wildcard(parent) => {
                 self.most_labels = self.most_labels.max(labels(parent));
-                self.wildcards.insert(parent.as_str().into(), value)
+                self.wildcards.insert(parent, value)
             }
             HostPattern::Any => self.any.replace(value),
         }
@@ -56,8 +56,8 @@ impl<T> HostMap<T> {
     /// The value of exactly this pattern.
     pub fn get(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
-            HostPattern::Exact(host) => self.exact.get(host.as_str()),
-            HostPattern::Wildcard(parent) => self.wildcards.get(parent.as_str()),
+            HostPattern::Exact(host) => self.exact.get(host),
+            HostPattern::Wildcard(parent) => self.wildcards.get(parent),
             HostPattern::Any => self.any.as_ref(),
         }
     }
@@ -68,10 +68,10 @@ impl<T> HostMap<T> {
         T: Default,
     {
         match pattern {
-            HostPattern::Exact(host) => self.exact.entry(host.as_str().into()).or_default(),
+            HostPattern::Exact(host) => self.exact.entry(host).or_default(),
             HostPattern::Wildcard(parent) => {
                 self.most_labels = self.most_labels.max(labels(parent));
-                self.wildcards.entry(parent.as_str().into()).or_default()
+                self.wildcards.entry(parent).or_default()
             }
             HostPattern::Any => self.any.get_or_insert_default(),
         }

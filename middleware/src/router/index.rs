@@ -3,13 +3,14 @@
 //! A candidate's rank is its position in the total order, so "who wins" is "whose rank is lowest" everywhere below.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use http::HeaderValue;
-use portcullis_config::units::{HostPattern, Regex};
+use portcullis_config::units::HostPattern;
 use portcullis_config::{Match, PathMatch};
 
+use super::few::Few;
+use super::hash::Map;
 use super::order::{PathStanding, Standing};
 use super::path::Shape;
 use super::predicate::{Facts, Failure, Predicates};
@@ -28,8 +29,9 @@ pub(super) struct Rule<'a> {
     pub(super) order: usize,
 }
 
-/// What a lookup needs of a candidate. Kept small: ten thousand of them should stay near the processor.
+/// What a lookup needs of a candidate: half a cache line, and never parts of two.
 #[derive(Debug)]
+#[repr(align(32))]
 pub(super) struct Candidate {
     pub(super) route: u32,
     pub(super) alternative: u32,
@@ -37,9 +39,10 @@ pub(super) struct Candidate {
     pub(super) prefix: u32,
     /// Whether its path captures anything.
     pub(super) captures: bool,
-    pub(super) regex: Option<Box<Regex>>,
     pub(super) predicates: Predicates,
 }
+
+const _: () = assert!(size_of::<Candidate>() == 32);
 
 /// What only captures, explanations and `check` need of a candidate.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ pub(super) struct Detail {
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     /// Candidates with only one path. They need no walk, and usually win without one.
-    exact: HashMap<Box<str>, Vec<Rank>>,
+    exact: Map<Few<Rank>>,
     trie: Trie,
 }
 
@@ -68,28 +71,17 @@ pub(super) struct Index {
 /// Nothing matched; `true` if something would have with another method.
 pub(super) struct OnlyTheMethod(bool);
 
-impl Candidate {
-    /// The first thing beyond host and segments that does not match, the method last.
-    pub(super) fn failure(&self, facts: &Facts<'_>) -> Option<Failure> {
-        // The expression's scratch space comes from a pool that makes a new one rather than wait for another thread.
-        if self.regex.as_ref().is_some_and(|regex| !regex.is_match(facts.path)) {
-            return Some(Failure::Path);
-        }
-        self.predicates.failure(facts)
-    }
-}
-
 impl Paths {
-    fn insert(&mut self, shape: &Shape, regex: bool, rank: Rank) {
+    fn insert(&mut self, shape: &Shape, rank: Rank) {
         match shape.only_path() {
-            Some(path) if !regex => self.exact.entry(path.into()).or_default().push(rank),
-            _ => self.trie.insert(shape, rank),
+            Some(path) => self.exact.entry(&path).or_default().push(rank),
+            None => self.trie.insert(shape, rank),
         }
     }
 
     /// Looks for the lowest rank below `limit` whose segments match and which `accept` takes; `limit` becomes that rank.
     pub(super) fn walk(&self, path: &str, limit: &mut Rank, accept: &mut impl FnMut(Rank) -> bool) {
-        let exact = self.exact.get(path).map_or(&[][..], Vec::as_slice);
+        let exact = self.exact.get(path).map_or(&[][..], Few::as_slice);
         if let Some(rank) = exact.iter().copied().take_while(|rank| rank < limit).find(|rank| accept(*rank)) {
             *limit = rank;
         }
@@ -102,7 +94,7 @@ impl Paths {
         F: FnMut(Rank) -> ControlFlow<()>,
     {
         if let Some(path) = shape.only_path() {
-            let exact = self.exact.get(path.as_str()).map_or(&[][..], Vec::as_slice);
+            let exact = self.exact.get(&path).map_or(&[][..], Few::as_slice);
             exact.iter().copied().take_while(|rank| *rank < limit).try_for_each(&mut *show)?;
         }
         self.trie.covering(shape, limit, show)
@@ -124,9 +116,9 @@ impl Index {
         pairs.sort_unstable_by_key(|(_, detail)| detail.standing);
 
         let mut hosts = HostMap::<Paths>::default();
-        for (rank, (candidate, detail)) in pairs.iter().enumerate() {
+        for (rank, (_, detail)) in pairs.iter().enumerate() {
             for host in &detail.hosts {
-                hosts.entry(host).insert(&detail.shape, candidate.regex.is_some(), rank as Rank);
+                hosts.entry(host).insert(&detail.shape, rank as Rank);
             }
         }
         let (candidates, details) = pairs.into_iter().unzip();
@@ -156,7 +148,7 @@ impl Index {
         let mut only_the_method = false;
         for paths in self.hosts.matching(&facts.host) {
             let mut best = Rank::MAX;
-            paths.walk(facts.path, &mut best, &mut |rank| match self.candidate(rank).failure(facts) {
+            paths.walk(facts.path, &mut best, &mut |rank| match self.candidate(rank).predicates.failure(facts) {
                 None => true,
                 Some(failure) => {
                     only_the_method |= failure == Failure::Method;
@@ -182,8 +174,8 @@ impl Index {
             let mut limit = Rank::MAX;
             paths.walk(facts.path, &mut limit, &mut |rank| {
                 let candidate = self.candidate(rank);
-                if candidate.failure(facts) == Some(Failure::Method) {
-                    methods.extend(candidate.predicates.methods.iter().map(|method| method.as_str()));
+                if candidate.predicates.failure(facts) == Some(Failure::Method) {
+                    methods.extend(candidate.predicates.methods().map(|method| method.as_str()));
                 }
                 false
             });
@@ -202,21 +194,19 @@ fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
         span: matching.path.as_ref().map_or(matching.span.clone(), |path| path.span.clone()),
         sentence: format!("`{text}` is not a path"),
     };
-    let (shape, regex, path) = match matching.path.as_ref().map(|path| &path.value) {
-        None => (Shape::default(), None, pattern(&Shape::default())),
+    let (shape, path) = match matching.path.as_ref().map(|path| &path.value) {
+        None => (Shape::default(), pattern(&Shape::default())),
         Some(PathMatch::Pattern(text)) => {
             let shape = Shape::pattern(text).ok_or_else(|| fault(text))?;
             let standing = if shape.only_path().is_some() { PathStanding::Exact } else { pattern(&shape) };
-            (shape, None, standing)
+            (shape, standing)
         }
         Some(PathMatch::Prefix(text)) => {
             let shape = Shape::prefix(text).ok_or_else(|| fault(text))?;
             let standing = pattern(&shape);
-            (shape, None, standing)
+            (shape, standing)
         }
-        Some(PathMatch::Regex(regex)) => {
-            (Shape::before_regex(regex.as_str()), Some(Box::new(regex.clone())), PathStanding::Regex { place })
-        }
+        Some(PathMatch::Regex(regex)) => (Shape::before_regex(regex.as_str()), PathStanding::Regex { place }),
     };
     let standing = Standing {
         priority: Reverse(rule.priority),
@@ -232,16 +222,12 @@ fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
     }
     hosts.sort_unstable();
     hosts.dedup();
-    let candidate = Candidate {
-        route: rule.route as u32,
-        alternative: rule.alternative as u32,
-        prefix: if regex.is_some() { 0 } else { shape.prefix_length() as u32 },
-        captures: match &regex {
-            Some(regex) => regex.compiled().group_info().all_group_len() > 1,
-            None => shape.captures().next().is_some(),
-        },
-        regex,
-        predicates: Predicates::of(matching),
+    let predicates = Predicates::of(matching);
+    let (prefix, captures) = match predicates.regex() {
+        Some(regex) => (0, regex.compiled().group_info().all_group_len() > 1),
+        None => (shape.prefix_length() as u32, shape.captures().next().is_some()),
     };
+    let (route, alternative) = (rule.route as u32, rule.alternative as u32);
+    let candidate = Candidate { route, alternative, prefix, captures, predicates };
     Ok((candidate, Detail { shape, standing, hosts }))
 }

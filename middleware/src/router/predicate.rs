@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 use percent_encoding::percent_decode_str;
-use portcullis_config::units::Network;
-use portcullis_config::{Match, ValueMatch};
+use portcullis_config::units::{Network, Regex};
+use portcullis_config::{Match, PathMatch, ValueMatch};
 
 use super::host_of;
 use crate::{Exchange, Request};
@@ -48,32 +48,92 @@ pub(super) enum Failure {
     Method,
 }
 
-/// What one match asks for beyond host and path.
+/// What one match asks for beyond host and path. Small if that is not much: ten thousand should stay near the processor.
 #[derive(Debug, Clone)]
 pub(super) struct Predicates {
-    pub(super) methods: Methods,
-    /// Apart, so that a match without any stays small.
+    /// Those of [`KNOWN`] as bits, and [`OTHERS`]; 0 is any method.
+    methods: u16,
     conditions: Option<Box<Conditions>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Conditions {
-    pub(super) clients: Vec<Network>,
-    pub(super) headers: Vec<(HeaderName, ValueMatch)>,
-    pub(super) query: Vec<(String, ValueMatch)>,
-    pub(super) cookies: Vec<(String, ValueMatch)>,
+struct Conditions {
+    /// What the whole path must match; its segments were matched before.
+    path: Option<Regex>,
+    /// Methods that have no bit.
+    methods: Vec<Method>,
+    clients: Vec<Network>,
+    headers: Vec<(HeaderName, ValueMatch)>,
+    query: Vec<(String, ValueMatch)>,
+    cookies: Vec<(String, ValueMatch)>,
+}
+
+const KNOWN: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
+const GET: u16 = 1;
+const HEAD: u16 = 2;
+const OTHERS: u16 = 1 << 15;
+
+fn bit(method: &Method) -> Option<u16> {
+    KNOWN.iter().position(|known| known == method).map(|index| 1 << index)
 }
 
 impl Predicates {
     pub(super) fn of(rule: &Match) -> Self {
+        let all = rule.methods.iter().map(|method| &*method.value);
+        let mut methods = all.clone().fold(0, |set, method| set | bit(method).unwrap_or(OTHERS));
+        // RFC 9110 §9.3.2: `HEAD` is `GET` without the content, so whoever takes `GET` takes `HEAD`.
+        if methods & GET != 0 {
+            methods |= HEAD;
+        }
+        let mut others: Vec<Method> = all.filter(|method| bit(method).is_none()).cloned().collect();
+        others.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        let path = match rule.path.as_ref().map(|path| &path.value) {
+            Some(PathMatch::Regex(regex)) => Some(regex.clone()),
+            _ => None,
+        };
         let conditions = Conditions {
+            path,
+            methods: others,
             clients: rule.clients.clone(),
             headers: rule.headers.iter().map(|(name, want)| (http::HeaderName::clone(name), want.clone())).collect(),
             query: rule.query.iter().map(|(key, want)| (key.value.clone(), want.clone())).collect(),
             cookies: rule.cookies.iter().map(|(name, want)| (name.value.clone(), want.clone())).collect(),
         };
-        let methods = Methods::of(rule.methods.iter().map(|method| &*method.value));
         Self { methods, conditions: (!conditions.is_empty()).then(|| Box::new(conditions)) }
+    }
+
+    /// Whether this method is wanted, or any.
+    pub(super) fn take(&self, method: &Method) -> bool {
+        match bit(method) {
+            _ if self.methods == 0 => true,
+            Some(bit) => self.methods & bit != 0,
+            None => self.others().contains(method),
+        }
+    }
+
+    /// The methods that are wanted; none if any will do.
+    pub(super) fn methods(&self) -> impl Iterator<Item = &Method> {
+        let known = KNOWN.iter().enumerate().filter(|(index, _)| self.methods >> index & 1 != 0);
+        known.map(|(_, method)| method).chain(self.others())
+    }
+
+    /// What the whole path must match.
+    pub(super) fn regex(&self) -> Option<&Regex> {
+        self.conditions.as_ref()?.path.as_ref()
+    }
+
+    fn others(&self) -> &[Method] {
+        self.conditions.as_ref().map_or(&[], |conditions| &conditions.methods)
     }
 
     /// The first thing that does not match, the method last.
@@ -84,7 +144,7 @@ impl Predicates {
         if let Some(failure) = self.conditions.as_ref().and_then(|conditions| conditions.failure(facts)) {
             return Some(failure);
         }
-        (!self.methods.take(facts.request.method())).then_some(Failure::Method)
+        (!self.take(facts.request.method())).then_some(Failure::Method)
     }
 
     /// Whether the decision hangs on the client's address.
@@ -92,37 +152,43 @@ impl Predicates {
         self.conditions.as_ref().is_some_and(|conditions| !conditions.clients.is_empty())
     }
 
-    /// Whether whatever satisfies `other` satisfies this. `false` also means "perhaps".
+    /// Whether whatever satisfies `other` satisfies this, the path aside. `false` also means "perhaps".
     pub(super) fn cover(&self, other: &Self) -> bool {
         let conditions = match (&self.conditions, &other.conditions) {
             (None, _) => true,
-            (Some(_), None) => false,
             (Some(these), Some(those)) => these.cover(those),
+            (Some(these), None) => these.ask_for_nothing(),
         };
-        conditions && self.methods.cover(&other.methods)
+        let known = other.methods & !self.methods == 0;
+        let others = || other.others().iter().all(|method| self.others().contains(method));
+        conditions && (self.methods == 0 || (other.methods != 0 && known && others()))
     }
 
     /// The same text for two that ask for the same; empty if nothing is asked for.
     pub(super) fn canonical(&self) -> String {
-        let Some(conditions) = &self.conditions else {
-            return if self.methods.is_any() { String::new() } else { format!("{:?}", self.methods) };
-        };
-        let mut all = Vec::new();
-        all.extend(conditions.clients.iter().map(|network| format!("client {network}")));
-        all.extend(conditions.headers.iter().map(|pair| format!("header {pair:?}")));
-        all.extend(conditions.query.iter().map(|pair| format!("query {pair:?}")));
-        all.extend(conditions.cookies.iter().map(|pair| format!("cookie {pair:?}")));
+        let mut all: Vec<String> = self.methods().map(|method| format!("method {method}")).collect();
+        if let Some(conditions) = &self.conditions {
+            all.extend(conditions.path.iter().map(|regex| format!("path {regex:?}")));
+            all.extend(conditions.clients.iter().map(|network| format!("client {network}")));
+            all.extend(conditions.headers.iter().map(|pair| format!("header {pair:?}")));
+            all.extend(conditions.query.iter().map(|pair| format!("query {pair:?}")));
+            all.extend(conditions.cookies.iter().map(|pair| format!("cookie {pair:?}")));
+        }
         all.sort_unstable();
-        format!("{:?} {all:?}", self.methods)
+        all.join(", ")
     }
 }
 
 impl Conditions {
     fn is_empty(&self) -> bool {
-        self.clients.is_empty() && self.headers.is_empty() && self.query.is_empty() && self.cookies.is_empty()
+        self.path.is_none() && self.methods.is_empty() && self.ask_for_nothing()
     }
 
     fn failure(&self, facts: &Facts<'_>) -> Option<Failure> {
+        // The expression's scratch space comes from a pool that makes a new one rather than wait for another thread.
+        if self.path.as_ref().is_some_and(|regex| !regex.is_match(facts.path)) {
+            return Some(Failure::Path);
+        }
         if !self.clients.is_empty()
             && facts.client().is_some_and(|client| !self.clients.iter().any(|network| network.contains(&client)))
         {
@@ -141,6 +207,11 @@ impl Conditions {
         }
         let cookie = |(name, want): &(String, ValueMatch)| holds(want, cookie_values(headers, name).map(Cow::Borrowed));
         self.cookies.iter().position(|pair| !cookie(pair)).map(Failure::Cookie)
+    }
+
+    /// Nothing beyond path and method.
+    fn ask_for_nothing(&self) -> bool {
+        self.clients.is_empty() && self.headers.is_empty() && self.query.is_empty() && self.cookies.is_empty()
     }
 
     fn cover(&self, other: &Self) -> bool {
@@ -205,95 +276,49 @@ pub(super) fn cookie_values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iter
     })
 }
 
-/// A set of methods; the empty one is all of them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Methods {
-    /// Those of [`KNOWN`], as bits.
-    known: u16,
-    others: Box<[Method]>,
-}
-
-const KNOWN: [Method; 9] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::DELETE,
-    Method::CONNECT,
-    Method::OPTIONS,
-    Method::TRACE,
-    Method::PATCH,
-];
-
-fn bit(method: &Method) -> Option<u16> {
-    KNOWN.iter().position(|known| known == method).map(|index| 1 << index)
-}
-
-impl Methods {
-    /// RFC 9110 §9.3.2: `HEAD` is `GET` without the content, so whoever takes `GET` takes `HEAD`.
-    pub(super) fn of<'a>(methods: impl Iterator<Item = &'a Method>) -> Self {
-        let mut set = Self::default();
-        let mut others = Vec::new();
-        for method in methods {
-            match bit(method) {
-                Some(bit) => set.known |= bit,
-                None => others.push(method.clone()),
-            }
-        }
-        if set.known & 1 != 0 {
-            set.known |= 2;
-        }
-        others.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        set.others = others.into();
-        set
-    }
-
-    pub(super) fn is_any(&self) -> bool {
-        self.known == 0 && self.others.is_empty()
-    }
-
-    pub(super) fn take(&self, method: &Method) -> bool {
-        self.is_any()
-            || match bit(method) {
-                Some(bit) => self.known & bit != 0,
-                None => self.others.contains(method),
-            }
-    }
-
-    fn cover(&self, other: &Self) -> bool {
-        let others = || other.others.iter().all(|method| self.others.contains(method));
-        self.is_any() || (!other.is_any() && other.known & !self.known == 0 && others())
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Method> {
-        KNOWN
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| self.known >> index & 1 != 0)
-            .map(|(_, method)| method)
-            .chain(&self.others)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use portcullis_config::Spanned;
+
     use super::*;
     use crate::testing::request;
 
+    fn taking(methods: &[&str]) -> Predicates {
+        let parse = |method: &&str| Spanned::new(method.parse().expect("a method"), 0..0);
+        Predicates::of(&Match { methods: methods.iter().map(parse).collect(), ..Match::default() })
+    }
+
     #[test]
     fn whoever_takes_get_takes_head() {
-        let get = Methods::of([Method::GET].iter());
+        let get = taking(&["GET"]);
         assert!(get.take(&Method::HEAD) && !get.take(&Method::POST));
-        let head = Methods::of([Method::HEAD].iter());
+        let head = taking(&["HEAD"]);
         assert!(head.take(&Method::HEAD) && !head.take(&Method::GET));
     }
 
     #[test]
     fn a_method_nobody_knows_is_matched_by_its_name() {
-        let brew = Method::from_bytes(b"BREW").expect("a method");
-        let set = Methods::of([brew.clone(), Method::GET].iter());
-        assert!(set.take(&brew) && !set.take(&Method::from_bytes(b"WHEN").expect("a method")));
-        assert_eq!(set.iter().map(Method::as_str).collect::<Vec<_>>(), ["GET", "HEAD", "BREW"]);
+        let set = taking(&["BREW", "GET"]);
+        assert!(set.take(&Method::from_bytes(b"BREW").expect("a method")));
+        assert!(!set.take(&Method::from_bytes(b"WHEN").expect("a method")));
+        assert_eq!(set.methods().map(Method::as_str).collect::<Vec<_>>(), ["GET", "HEAD", "BREW"]);
+        assert!(!taking(&["BREW"]).take(&Method::GET));
+    }
+
+    #[test]
+    fn a_set_of_methods_covers_its_subsets() {
+        for (these, those, covers) in [
+            (&[][..], &["BREW"][..], true),
+            (&["BREW"], &["BREW"], true),
+            (&["BREW", "GET"], &["HEAD"], true),
+            (&["BREW", "GET"], &["GET", "BREW"], true),
+            (&["BREW"], &["WHEN"], false),
+            (&["GET"], &["BREW"], false),
+            (&["GET"], &[], false),
+            (&["HEAD"], &["GET"], false),
+        ] {
+            assert_eq!(taking(these).cover(&taking(those)), covers, "{these:?} {those:?}");
+        }
     }
 
     #[test]

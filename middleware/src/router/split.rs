@@ -3,6 +3,7 @@
 use axum::response::IntoResponse;
 use portcullis_config::Sticky;
 
+use super::hash::{hash, mix};
 use super::predicate::cookie_values;
 use crate::layer::{Hop, Running};
 use crate::{Exchange, Next, Rejection, Request};
@@ -84,19 +85,6 @@ impl Splitting {
         let least = self.branches.iter().min_by(|one, other| wait(one).total_cmp(&wait(other)));
         least.unwrap_or(&self.branches[0])
     }
-}
-
-/// FNV-1a, mixed: the same on every machine and in every release, which std's hasher does not promise.
-fn hash(bytes: &[u8]) -> u64 {
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold))
-}
-
-/// The finaliser of splitmix64.
-fn mix(mut hash: u64) -> u64 {
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
 }
 
 #[cfg(test)]

@@ -107,7 +107,9 @@ impl Table {
 
     /// What the winner's path captured: segments by name, or the named groups of its regex.
     fn capture(&self, rank: Rank, path: &str) -> Vec<(Arc<str>, String)> {
-        let Some(regex) = &self.index.candidate(rank).regex else { return self.index.detail(rank).shape.capture(path) };
+        let Some(regex) = self.index.candidate(rank).predicates.regex() else {
+            return self.index.detail(rank).shape.capture(path);
+        };
         let regex = regex.compiled();
         let mut groups = regex.create_captures();
         regex.captures(path, &mut groups);

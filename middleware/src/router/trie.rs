@@ -4,9 +4,11 @@
 //! in the total order, so the best match is the lowest rank, and whatever lies above the best one found so far need not
 //! be looked at. That is why a walk needs no sorting and no list of matches.
 
-use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 
+use super::few::Few;
+use super::hash::Map;
 use super::path::{End, Segment, Shape};
 
 /// A candidate's place in the total order; the lowest wins.
@@ -15,21 +17,29 @@ pub(super) type Rank = u32;
 /// Paths of one host, and who matches them.
 #[derive(Debug)]
 pub(super) struct Trie {
+    /// The lowest rank of all, beside the nodes: what cannot win needs no look at them.
+    lowest: Rank,
     nodes: Vec<Node>,
+    /// Children for segments with a capture between fixed text, by [`Node::parts`]: `v{version}`. The first is empty.
+    parts: Vec<Vec<(Box<str>, Box<str>, u32)>>,
 }
 
+/// One line of the processor's cache, and never parts of two.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Node {
     /// The lowest rank of this node and everything below.
     lowest: Rank,
-    /// The child that takes any segment but the empty one.
-    any: Option<u32>,
+    /// The child that takes any segment but the empty one. The root is nobody's child.
+    any: Option<NonZeroU32>,
+    /// Which list of [`Trie::parts`] is this node's.
+    parts: u32,
     /// Ordered by rank.
-    stops: Vec<Stop>,
-    literals: HashMap<Box<str>, u32>,
-    /// Children for segments with a capture between fixed text: `v{version}`.
-    parts: Vec<(Box<str>, Box<str>, u32)>,
+    stops: Few<Stop>,
+    literals: Map<u32>,
 }
+
+const _: () = assert!(size_of::<Node>() == 64);
 
 #[derive(Debug, Clone, Copy)]
 struct Stop {
@@ -68,13 +78,13 @@ impl Tail {
 
 impl Node {
     fn new() -> Self {
-        Self { lowest: Rank::MAX, any: None, stops: Vec::new(), literals: HashMap::new(), parts: Vec::new() }
+        Self { lowest: Rank::MAX, any: None, parts: 0, stops: Few::default(), literals: Map::default() }
     }
 }
 
 impl Default for Trie {
     fn default() -> Self {
-        Self { nodes: vec![Node::new()] }
+        Self { lowest: Rank::MAX, nodes: vec![Node::new()], parts: vec![Vec::new()] }
     }
 }
 
@@ -82,7 +92,8 @@ impl Trie {
     /// Adds a candidate. Ranks must come in ascending order.
     pub(super) fn insert(&mut self, shape: &Shape, rank: Rank) {
         let mut at = 0;
-        self.nodes[at].lowest = self.nodes[at].lowest.min(rank);
+        self.lowest = self.lowest.min(rank);
+        self.nodes[at].lowest = self.lowest;
         for segment in &shape.segments {
             at = self.child(at, segment);
             self.nodes[at].lowest = self.nodes[at].lowest.min(rank);
@@ -93,18 +104,20 @@ impl Trie {
     fn child(&mut self, at: usize, segment: &Segment) -> usize {
         let (next, node) = (self.nodes.len() as u32, &mut self.nodes[at]);
         let child = match segment {
-            Segment::Literal(text) => match node.literals.get(text) {
-                Some(child) => *child,
-                None => *node.literals.entry(text.clone()).or_insert(next),
-            },
+            Segment::Literal(text) => *node.literals.entry(text).or_insert(next),
             Segment::Capture { before, after, .. } if before.is_empty() && after.is_empty() => {
-                *node.any.get_or_insert(next)
+                node.any.get_or_insert(NonZeroU32::new(next).expect("the root is there already")).get()
             }
             Segment::Capture { before, after, .. } => {
-                match node.parts.iter().find(|part| part.0 == *before && part.1 == *after) {
+                if node.parts == 0 {
+                    node.parts = self.parts.len() as u32;
+                    self.parts.push(Vec::new());
+                }
+                let parts = &mut self.parts[node.parts as usize];
+                match parts.iter().find(|part| part.0 == *before && part.1 == *after) {
                     Some((_, _, child)) => *child,
                     None => {
-                        node.parts.push((before.clone(), after.clone(), next));
+                        parts.push((before.clone(), after.clone(), next));
                         next
                     }
                 }
@@ -120,6 +133,9 @@ impl Trie {
     ///
     /// An `accept` that takes none sees every rank below `limit` whose path matches.
     pub(super) fn walk(&self, path: &str, limit: &mut Rank, accept: &mut impl FnMut(Rank) -> bool) {
+        if self.lowest >= *limit {
+            return;
+        }
         // What does not begin with `/` (`OPTIONS *`, `CONNECT host:1`) has no segments: only "any path" matches it.
         self.enter(0, path.strip_prefix('/'), limit, accept);
     }
@@ -129,7 +145,7 @@ impl Trie {
         if node.lowest >= *limit {
             return;
         }
-        for stop in &node.stops {
+        for stop in node.stops.as_slice() {
             if stop.rank >= *limit {
                 break;
             }
@@ -143,13 +159,13 @@ impl Trie {
         if let Some(&child) = node.literals.get(segment) {
             self.enter(child, rest, limit, accept);
         }
-        for (before, after, child) in &node.parts {
+        for (before, after, child) in &self.parts[node.parts as usize] {
             if between(segment, before, after).is_some() {
                 self.enter(*child, rest, limit, accept);
             }
         }
         if let Some(child) = node.any.filter(|_| !segment.is_empty()) {
-            self.enter(child, rest, limit, accept);
+            self.enter(child.get(), rest, limit, accept);
         }
     }
 
@@ -171,7 +187,7 @@ impl Trie {
         if node.lowest >= limit {
             return ControlFlow::Continue(());
         }
-        for stop in node.stops.iter().take_while(|stop| stop.rank < limit) {
+        for stop in node.stops.as_slice().iter().take_while(|stop| stop.rank < limit) {
             let covers = match stop.tail {
                 Tail::Any => true,
                 Tail::None => segments.is_empty() && *end == End::Here,
@@ -193,14 +209,14 @@ impl Trie {
                 if let Some(&child) = node.literals.get(text) {
                     self.cover(child, rest, limit, show)?;
                 }
-                for (before, after, child) in &node.parts {
+                for (before, after, child) in &self.parts[node.parts as usize] {
                     if between(text, before, after).is_some() {
                         self.cover(*child, rest, limit, show)?;
                     }
                 }
             }
             Segment::Capture { before, after, .. } => {
-                for (wider_before, wider_after, child) in &node.parts {
+                for (wider_before, wider_after, child) in &self.parts[node.parts as usize] {
                     if before.starts_with(&**wider_before) && after.ends_with(&**wider_after) {
                         self.cover(*child, rest, limit, show)?;
                     }
@@ -209,7 +225,7 @@ impl Trie {
         }
         let never_empty = !matches!(segment, Segment::Literal(text) if text.is_empty());
         if let Some(child) = node.any.filter(|_| never_empty) {
-            self.cover(child, rest, limit, show)?;
+            self.cover(child.get(), rest, limit, show)?;
         }
         ControlFlow::Continue(())
     }

@@ -44,7 +44,6 @@ struct Twin {
 struct Same<'a> {
     host: &'a HostPattern,
     shape: Shape,
-    regex: Option<&'a str>,
     predicates: String,
 }
 
@@ -60,12 +59,7 @@ impl<'a> Shadows<'a> {
             let detail = index.detail(rank);
             let fate = &mut self.fates[candidate.route as usize];
             for host in detail.hosts.iter().filter(|host| realm.lets_in(host)) {
-                let same = Same {
-                    host,
-                    shape: detail.shape.nameless(),
-                    regex: candidate.regex.as_ref().map(|regex| regex.as_str()),
-                    predicates: candidate.predicates.canonical(),
-                };
+                let same = Same { host, shape: detail.shape.nameless(), predicates: candidate.predicates.canonical() };
                 let earlier = *first.entry(same).or_insert(rank);
                 let cover = if earlier == rank { cover(index, rank, host) } else { Some(earlier) };
                 let Some(cover) = cover else {
@@ -112,7 +106,7 @@ fn cover(index: &Index, rank: Rank, host: &HostPattern) -> Option<Rank> {
     let only_path = detail.shape.only_path();
     let covers = |other: Rank| {
         let other = index.candidate(other);
-        let path = match (&other.regex, &candidate.regex) {
+        let path = match (other.predicates.regex(), candidate.predicates.regex()) {
             (None, _) => true,
             (Some(other), Some(regex)) => other == regex,
             (Some(other), None) => only_path.as_ref().is_some_and(|path| other.is_match(path)),

@@ -110,20 +110,19 @@ impl Guarded<'_> {
             Some(HostPattern::Wildcard(parent)) => format!("www.{parent}"),
             _ => self.any_host(),
         };
-        let methods = &candidate.predicates.methods;
-        let method = methods.iter().next().cloned().unwrap_or(Method::GET);
+        let method = candidate.predicates.methods().next().cloned().unwrap_or(Method::GET);
         let mut probes = Vec::new();
         let mut probe = |method: &Method, host: &str, path: String, own_path| {
             probes.push(Probe { method: method.clone(), host: host.to_owned(), path, own_path });
         };
         // What a regex matches cannot be made up; only the ways around the path are tried for it.
-        if candidate.regex.is_none() {
+        if candidate.predicates.regex().is_none() {
             let path = detail.shape.example(|_| "x".to_owned());
             for near in near(&detail.shape, &path) {
                 probe(&method, &host, near, false);
             }
             probe(&method, &host, path.clone(), true);
-            if let Some(other) = [Method::GET, Method::POST].iter().find(|method| !methods.take(method)) {
+            if let Some(other) = [Method::GET, Method::POST].iter().find(|method| !candidate.predicates.take(method)) {
                 probe(other, &host, path.clone(), true);
             }
             if !detail.hosts.contains(&HostPattern::Any) && self.realm.lets_in_all() {
