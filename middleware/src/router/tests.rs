@@ -451,6 +451,25 @@ fn the_method_of_a_hit_is_among_those_of_allow() {
 }
 
 #[test]
+fn a_lookup_allocates_nothing_but_captures() {
+    let routes = [
+        route("exact", r#"match = { hosts = ["a.example"], path = "/a/b", methods = ["GET"] }"#),
+        route(
+            "prefix",
+            r#"match = { hosts = ["*.example"], path = { prefix = "/app" }, headers = { x = { present = false } } }"#,
+        ),
+        route("query", r#"match = { path = "/q", query = { debug = "1" }, cookies = { c = { present = false } } }"#),
+        route("pattern", r#"match = { path = "/p/{id}" }"#),
+    ];
+    let table = table(&routes.concat());
+    for (target, count) in [("/a/b", 0), ("/app/x/y", 0), ("/q?a=b&debug=1", 0), ("/missing", 0), ("/p/7", 2)] {
+        let asked = asking("a.example", target);
+        let allocations = allocation_counter::measure(|| drop(table.find(&asked)));
+        assert_eq!(allocations.count_total, count, "{target}");
+    }
+}
+
+#[test]
 fn the_page_about_routing_is_true() {
     let page = include_str!("../../../docs/routing.md");
     let blocks: Vec<_> = page.split("```").skip(1).step_by(2).collect();
