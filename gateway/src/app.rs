@@ -204,8 +204,11 @@ impl App {
     }
 
     async fn try_reload(&mut self, file: &Path) -> Reloaded {
-        let (plan, faults) = self.gateway.plan_file(file);
+        let (plan, mut faults) = self.gateway.plan_file(file);
         let Some(plan) = plan else { return Reloaded::Refused(faults) };
+        if plan.workers() != self.gateway.plan().workers() {
+            faults.warning_without_place("`workers` changes only with a restart");
+        }
 
         let mut sockets = Vec::new();
         for door in plan.doors().filter(|door| !self.doors.contains_key(&door.address)) {

@@ -60,6 +60,38 @@ async fn a_change_of_the_file_is_a_reload() {
 }
 
 #[tokio::test]
+async fn what_changes_only_with_a_restart_is_said() {
+    let gateway = Running::start(HELLO).await;
+    let text = std::fs::read_to_string(&gateway.file).unwrap();
+    std::fs::write(&gateway.file, format!("workers = 77\n{text}")).unwrap();
+    let (status, body) = portcullis::admin::client::post(gateway.admin, "/reload", String::new()).await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("`workers` changes only with a restart"), "{body}");
+}
+
+#[tokio::test]
+async fn the_admin_api_takes_no_orders_from_web_pages() {
+    let gateway = Running::start(HELLO).await;
+    let own = gateway.admin;
+    for (target, headers, status) in [
+        ("/reload", format!("host: {own}\r\n"), 200),
+        ("/reload", "host: localhost\r\n".to_owned(), 200),
+        ("/reload", format!("host: {own}\r\nsec-fetch-site: same-origin\r\n"), 200),
+        ("/reload", format!("host: {own}\r\norigin: http://evil.example\r\n"), 403),
+        ("/reload", format!("host: {own}\r\nsec-fetch-site: cross-site\r\n"), 403),
+        ("/reload", "host: evil.example\r\n".to_owned(), 403),
+        // The absolute form wins over `Host`, here as everywhere.
+        ("http://evil.example/reload", format!("host: {own}\r\n"), 403),
+        ("/reload", format!("host: {own}\r\nhost: evil.example\r\n"), 400),
+    ] {
+        let mut client = Wire::connect(own).await;
+        client.put(format!("POST {target} HTTP/1.1\r\n{headers}content-length: 0\r\n\r\n")).await;
+        let head = client.head().await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {headers:?}: {head}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_in_flight_finishes_on_the_plan_it_began_with() {
     let fake = Fake::new().await;
     let to_fake = format!("[service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n", fake.address);

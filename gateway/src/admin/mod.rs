@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
 
 use crate::app::{Order, Reloaded};
+use crate::authority;
 use crate::explain::Asked;
 use crate::gateway::Gateway;
 use crate::observe;
@@ -102,19 +103,22 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A browser names the site that a request comes from (`Origin`), and a name that was rebound to loopback is in `Host`.
-async fn no_other_sites(request: Request, next: Next) -> Response {
+/// A browser names the site that a request comes from (`Origin`, `Sec-Fetch-Site`), and a name that was rebound to loopback
+/// is the request's host.
+async fn no_other_sites(mut request: Request, next: Next) -> Response {
     let refusal =
         |what| Refusal(StatusCode::FORBIDDEN, format!("requests {what} are refused by the admin API")).into_response();
-    if request.headers().contains_key(header::ORIGIN) {
+    let site = request.headers().get("sec-fetch-site");
+    let foreign = site.is_some_and(|site| site != "none" && site != "same-origin");
+    if foreign || request.headers().contains_key(header::ORIGIN) {
         return refusal("that a web page makes");
     }
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    let literal = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    let Ok(host) = authority::settle(&mut request) else {
+        return Refusal(StatusCode::BAD_REQUEST, "the request's host cannot be told".to_owned()).into_response();
+    };
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
     // Host names of a container network have no dots; a page's own site has one.
-    if literal || name.is_empty() || !name.contains('.') || name.ends_with(".localhost") || name.ends_with(".internal")
-    {
+    if literal || !host.contains('.') || host.ends_with(".localhost") || host.ends_with(".internal") {
         return next.run(request).await;
     }
     refusal("for a public host name")
