@@ -240,6 +240,26 @@ async fn answers_without_a_body_are_complete() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_with_trailers_is_complete() {
+    // The server does not ask for more after trailers: these answers were logged as `client_closed`, and the
+    // connections to the instance were thrown away.
+    let fake = Fake::new().await;
+    let gateway = Running::before(&fake).await;
+    let mut client = gateway.connect().await;
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 9\r\n\r\n";
+    client.put("GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n").await;
+    let mut wire = fake.accept().await;
+    wire.answer(chunked).await;
+    client.take_until("x-sum: 9\r\n\r\n").await;
+    client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    wire.answer(chunked).await;
+    client.take_until("0\r\n\r\n").await;
+    for line in gateway.lines(2).await {
+        assert!(line.get("cause").is_none() && line["bytes_out"] == 2, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn methods_that_nobody_knows_share_a_label() {
     let gateway =
         Running::with("[[route]]\nname = \"it\"\nmatch = { path = \"/\" }\nrespond = { status = 200 }\n").await;

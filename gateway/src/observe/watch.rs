@@ -153,8 +153,8 @@ impl HttpBody for Watched {
         }
         let over = match &frame {
             None => true,
-            // Who sees the end coming does not ask again.
-            Some(Ok(_)) => self.body.is_end_stream(),
+            // Who sees the end coming does not ask again, and nothing comes after trailers.
+            Some(Ok(frame)) => frame.is_trailers() || self.body.is_end_stream(),
             Some(Err(error)) => {
                 if let Some(answer) = self.answer.take() {
                     answer.end(CutShort::cause_of(error).or(Some(Cause::Internal)));

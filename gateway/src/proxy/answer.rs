@@ -169,8 +169,8 @@ impl HttpBody for Answer {
             }
             Some(Ok(frame)) => {
                 *this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                // Whoever sees the end coming does not ask again.
-                if this.body.is_end_stream()
+                // Whoever sees the end coming does not ask again, and nothing comes after trailers.
+                if (frame.is_trailers() || this.body.is_end_stream())
                     && let Some(rest) = this.rest.take()
                 {
                     rest.complete(Some(*this.bytes));
