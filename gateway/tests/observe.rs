@@ -246,7 +246,8 @@ async fn an_answer_that_ends_with_trailers_is_complete() {
     let fake = Fake::new().await;
     let gateway = Running::before(&fake).await;
     let mut client = gateway.connect().await;
-    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 9\r\n\r\n";
+    let chunked =
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 9\r\n\r\n";
     client.put("GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n").await;
     let mut wire = fake.accept().await;
     wire.answer(chunked).await;
