@@ -37,13 +37,14 @@ impl Check<'_> {
 
     fn pair(&mut self, one: &Named<Listener>, other: &Named<Listener>) {
         let (here, there) = (&other.value.address, &one.value.address);
-        if !same_socket(here, there) {
-            if covers_ipv4_of(here, there) || covers_ipv4_of(there, here) {
+        // The same address is the same socket, also with port 0.
+        if **here != **there {
+            if let Some(wide) = covers(here, there).or(covers(there, here)) {
                 let said = format!("listener `{}` and listener `{}` both take this port", one.name, other.name);
                 self.error(&here.span, said)
-                    .label("`[::]` takes IPv4 as well as IPv6")
+                    .label(wide)
                     .also(there.span.clone(), "the same port")
-                    .help("keep the one with `[::]`, or give both the same address");
+                    .help("keep the wider one, or give both the same address");
             }
             return;
         }
@@ -106,9 +107,13 @@ impl Check<'_> {
         };
         let admin_address = admin.address.as_ref().map(|address| ListenAddress::Tcp(*address));
         let here = &listener.value.address;
-        if same_socket(here, &admin_address) {
+        let is_admins = **here == *admin_address && admin.address.port() != 0;
+        let wide = covers(here, &admin_address).or(covers(&admin_address, here));
+        if is_admins || wide.is_some() {
             let said = format!("listener `{}` has the address of the admin listener", listener.name);
-            self.error(&here.span, said).also(admin_address.span, "the admin listener");
+            self.error(&here.span, said)
+                .label(wide.unwrap_or("the same address"))
+                .also(admin_address.span, "the admin listener");
         }
     }
 
@@ -125,15 +130,15 @@ impl Check<'_> {
     }
 }
 
-/// Port 0 is a new port every time.
-fn same_socket(one: &ListenAddress, other: &ListenAddress) -> bool {
-    one == other && !matches!(one, ListenAddress::Tcp(address) if address.port() == 0)
-}
-
-/// Whether `wide` is `[::]` and `narrow` an IPv4 address of the same port.
-fn covers_ipv4_of(wide: &ListenAddress, narrow: &ListenAddress) -> bool {
-    let (ListenAddress::Tcp(SocketAddr::V6(wide)), ListenAddress::Tcp(SocketAddr::V4(narrow))) = (wide, narrow) else {
-        return false;
-    };
-    wide.ip().is_unspecified() && narrow.ip().is_unspecified() && wide.port() == narrow.port() && wide.port() != 0
+/// Why one of these addresses takes the other's port as well, if it does. Port 0 is a new port every time.
+fn covers(wide: &ListenAddress, narrow: &ListenAddress) -> Option<&'static str> {
+    let (ListenAddress::Tcp(wide), ListenAddress::Tcp(narrow)) = (wide, narrow) else { return None };
+    if wide == narrow || wide.port() != narrow.port() || wide.port() == 0 || !wide.ip().is_unspecified() {
+        return None;
+    }
+    match (wide, narrow) {
+        (SocketAddr::V6(_), _) => Some("`[::]` takes IPv4 as well as IPv6"),
+        (SocketAddr::V4(_), SocketAddr::V4(_)) => Some("`0.0.0.0` takes every IPv4 address"),
+        (SocketAddr::V4(_), SocketAddr::V6(_)) => None,
+    }
 }
