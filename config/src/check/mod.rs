@@ -30,6 +30,9 @@ pub(crate) struct Known {
     pub(crate) torn: bool,
 }
 
+/// More threads than any machine has cores for; beyond it the system gives out.
+const MOST_WORKERS: usize = 1024;
+
 /// The registry that services use unless they name another.
 pub(crate) const DEFAULT_REGISTRY: &str = "default";
 
@@ -61,6 +64,10 @@ impl Check<'_> {
     }
 
     fn top(&mut self, trusted_proxies: &[Spanned<Network>]) {
+        if let Some(workers) = self.file.workers.filter(|workers| workers.get() > MOST_WORKERS) {
+            let span = self.file.document.root.get("workers").map_or(0..0, |node| node.span.clone());
+            self.error(&span, format!("`workers` is {workers}, and each is a thread; it goes up to {MOST_WORKERS}"));
+        }
         for network in trusted_proxies {
             if network.is_everyone() {
                 self.warning(&network.span, "every client may claim any address")
