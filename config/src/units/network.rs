@@ -39,6 +39,10 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
+            // `ipnet` reads 010.0.0.0 as 10.0.0.0, others as 8.0.0.0. Nobody may guess who passes.
+            Err(_) if text.split('/').next().is_none_or(|address| address.parse::<IpAddr>().is_err()) => {
+                return Err(complaint(text));
+            }
             Err(_) => text.parse::<IpNet>().map_err(|_| complaint(text))?,
         };
         if network.addr() != network.network() {
