@@ -6,6 +6,8 @@ use http::uri::PathAndQuery;
 
 use super::{Check, DEFAULT_REGISTRY};
 use crate::file::pattern;
+use crate::node::{Kind, Node};
+use crate::raw::Step;
 use crate::units::HostPattern;
 use crate::{Match, PathMatch, Redirect, Respond, Route, Spanned, Split, Sticky};
 
@@ -39,6 +41,7 @@ impl Check<'_> {
         for wanted in &route.matches {
             self.wanted(wanted);
         }
+        self.nobody_is_not_everybody(route);
         if let Some(service) = &route.service {
             self.service_of(route, service);
         }
@@ -94,6 +97,24 @@ impl Check<'_> {
         }
         // Keys of a TOML table differ, but these are one header all the same.
         self.no_duplicates(wanted.headers.iter().map(|(name, _)| name));
+    }
+
+    /// A list that lost its last entry must not open a door: it says nobody, and leaving it out says everybody.
+    fn nobody_is_not_everybody(&mut self, route: &Route) {
+        let file = self.file;
+        let path = [Step::from("route"), Step::Index(route.position), Step::from("match")];
+        let Some(written) = file.document.root.find(&path) else { return };
+        let is_empty = |node: &Node| matches!(&node.kind, Kind::List(items) if items.is_empty());
+        if is_empty(written) {
+            self.error(&written.span, "an empty list of matches would match every request")
+                .help("leave `match` out if that is meant");
+        }
+        for clients in written.items().iter().chain([written]).filter_map(|one| one.get("clients")) {
+            if is_empty(clients) {
+                self.error(&clients.span, "`clients` is empty, so every client would match")
+                    .help("leave it out if that is meant");
+            }
+        }
     }
 
     fn service_of(&mut self, route: &Route, service: &Spanned<String>) {

@@ -30,7 +30,7 @@ pub struct Match {
     pub query: Pairs<Spanned<String>, ValueMatch>,
     /// Its cookies.
     pub cookies: Pairs<Spanned<String>, ValueMatch>,
-    /// The client's address is in one of these networks; empty is any.
+    /// The client's address is in one of these networks. Left out, any client will do.
     pub clients: Vec<Network>,
     /// Where the table stands.
     #[serde(skip)]
