@@ -45,7 +45,8 @@ pub struct Timeouts {
 /// Two faults say that an instance did nothing with the request, and do not depend on its method: no connection came
 /// about, or the connection was gone before anything was written to it. A connection that was open already and breaks
 /// before the answer begins most likely was closed by an idle instance; that is retried for idempotent methods. So are
-/// all further reasons: a `POST` that an instance may have seen is never sent again.
+/// all further reasons, of which a new connection that breaks is one unless a `retry` leaves it out: a `POST` that an
+/// instance may have seen is never sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// How many tries there are, the first included.
@@ -63,7 +64,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 3, connect: true, reset: false, statuses: Vec::new(), backoff: Duration::from_millis(25) }
+        Self { attempts: 3, connect: true, reset: true, statuses: Vec::new(), backoff: Duration::from_millis(25) }
     }
 }
 
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn without_a_word_about_it_only_what_is_harmless_is_tried_again() {
         let retry = Policy::default().retry;
-        assert!(retry.connect && !retry.reset && retry.statuses.is_empty());
+        assert!(retry.connect && retry.reset && retry.statuses.is_empty());
         assert!(retry.repeats(&Method::PUT) && !retry.repeats(&Method::POST) && !retry.repeats(&Method::PATCH));
         assert!(!Retry { attempts: 1, ..retry }.repeats(&Method::GET));
     }
