@@ -71,6 +71,8 @@ pub(crate) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime
 pub struct App {
     gateway: Arc<Gateway>,
     file: Option<PathBuf>,
+    /// How many threads it was started with.
+    workers: usize,
     doors: HashMap<SocketAddr, Door>,
     admin: Option<admin::Running>,
     orders: mpsc::Receiver<Order>,
@@ -131,7 +133,8 @@ impl App {
         let (give_orders, orders) = mpsc::channel(16);
         let admin = admin_socket.map(|socket| admin::start(socket, gateway.clone(), give_orders.clone()));
         gateway.set_ready(true);
-        Ok(Self { gateway, file, doors, admin, orders, give_orders })
+        let workers = plan.workers();
+        Ok(Self { gateway, file, workers, doors, admin, orders, give_orders })
     }
 
     /// The address that a listener was really bound to; differs from the file's for port 0.
@@ -206,8 +209,9 @@ impl App {
     async fn try_reload(&mut self, file: &Path) -> Reloaded {
         let (plan, mut faults) = self.gateway.plan_file(file);
         let Some(plan) = plan else { return Reloaded::Refused(faults) };
-        if plan.workers() != self.gateway.plan().workers() {
-            faults.warning_without_place("`workers` changes only with a restart");
+        if plan.workers() != self.workers {
+            let said = format!("`workers` changes only with a restart; there are still {}", self.workers);
+            faults.warning_without_place(said);
         }
 
         let mut sockets = Vec::new();

@@ -33,7 +33,8 @@ async fn a_reload_swaps_the_whole_plan() {
     let gateway = Running::start(HELLO).await;
     let (status, body) = gateway.reload(ADIEU).await;
     assert_eq!(status, 200, "{body}");
-    assert!(body.contains("changed: route `#1`"), "{body}");
+    // If the change of the file was noticed first, this reload finds nothing changed.
+    assert!(body.contains("changed: route `#1`") || body.contains("sections kept\""), "{body}");
     assert_eq!(gateway.get("/hello").await, (200, "adieu".to_owned()));
 }
 
