@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::debug;
@@ -38,8 +39,10 @@ impl Follow {
     pub fn new(path: &Path) -> Self {
         // One hint says as much as many.
         let (hint, hints) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = hint.try_send(());
+        let watcher = notify::recommended_watcher(move |event| {
+            if may_be_a_change(&event) {
+                let _ = hint.try_send(());
+            }
         })
         .and_then(|mut watcher| {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -105,6 +108,15 @@ impl Follow {
     }
 }
 
+/// Whether an event may mean that something was written. An error may: events were lost.
+fn may_be_a_change(event: &notify::Result<Event>) -> bool {
+    match event {
+        // Looking at the file opens it. If that were a hint, every look would lead to the next one, for ever.
+        Ok(Event { kind: EventKind::Access(access), .. }) => *access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
 fn digest(content: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
@@ -151,6 +163,30 @@ mod tests {
         fs::write(at("three"), "3").expect("written");
         fs::rename(at("three"), at("list")).expect("renamed");
         assert_eq!(follow.changed().await, b"3");
+    }
+
+    #[tokio::test]
+    async fn looking_at_the_file_is_no_hint_to_look_again() {
+        // It was one: every followed file was read ten times a second.
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "old").expect("written");
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let mut watcher = notify::recommended_watcher(move |event| drop(sender.send(event))).expect("a watcher");
+        watcher.watch(directory.path(), RecursiveMode::NonRecursive).expect("watched");
+        fs::read(&path).expect("read");
+        fs::write(directory.path().join("end"), "").expect("written");
+        let mut hints = Vec::new();
+        loop {
+            let event = events.recv().await.expect("an event");
+            let at_the_end = event.as_ref().is_ok_and(|event| event.paths.iter().any(|path| path.ends_with("end")));
+            if at_the_end {
+                assert!(may_be_a_change(&event), "{event:?}");
+                break;
+            }
+            hints.extend(may_be_a_change(&event).then_some(event));
+        }
+        assert!(hints.is_empty(), "{hints:?}");
     }
 
     #[tokio::test(start_paused = true)]
