@@ -1,7 +1,8 @@
 //! The way to X-Ray's daemon: datagrams over UDP, which nobody acknowledges.
 //!
 //! All we ever hear is a refusal, when nobody listens at the address, and it comes late: with the next thing we do on
-//! the socket. So a datagram counts as delivered only when something after it was not refused.
+//! the socket. So a datagram counts as delivered only when something after it was not refused, and a daemon that was
+//! away counts as back only after a while without a refusal.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::address::HostPort;
 use super::counts::{DocumentCounts, Loss};
 use super::document::{Datagrams, MAX_DATAGRAM};
+use super::exporter::COMPLAIN_EVERY;
 use super::record::Record;
 
 /// How long a name's addresses are believed. Containers move, and their names with them.
@@ -25,8 +27,9 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 const ROOM_WITHIN: Duration = Duration::from_millis(5);
 /// Below this no segment fits, so a way that cannot carry it is no way.
 const MIN_DATAGRAM: usize = 512;
-/// At most one complaint about a silent daemon in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+/// How long no datagram must have been refused before the daemon counts as back. A host that refuses says so once a
+/// second at most (Linux's `icmp_ratelimit`), so a shorter silence means nothing.
+const QUIET_FOR: Duration = Duration::from_secs(2);
 
 /// Sends records to one daemon.
 pub(super) struct Daemon {
@@ -40,7 +43,7 @@ pub(super) struct Daemon {
     in_doubt: bool,
     /// Whether something was refused in this round.
     refused: bool,
-    /// Since when nobody answers for the daemon, and how much was lost before that.
+    /// There from the first refusal until the daemon counts as back.
     away: Option<Away>,
     complained: Option<Instant>,
     datagrams: Datagrams,
@@ -51,8 +54,14 @@ struct Connected {
     peer: SocketAddr,
 }
 
+/// A daemon out of reach.
 struct Away {
+    /// How much was lost before that.
     lost_before: u64,
+    /// Whether the log says that it is away.
+    told: bool,
+    /// Since when rounds end without a refusal.
+    quiet_since: Option<Instant>,
 }
 
 /// What became of one datagram.
@@ -108,19 +117,20 @@ impl Daemon {
     /// Ends a round of sending: asks once more whether the latest datagram was refused.
     pub(super) fn settle(&mut self, counts: &DocumentCounts) {
         let refused = self.socket.as_ref().and_then(|connected| connected.socket.take_error().ok().flatten());
+        // A round in which nothing was sent says nothing.
+        let sent = self.in_doubt;
         match refused {
             Some(error) => self.note_refusal(&error, counts),
             None => self.note_delivery(counts),
         }
-        if !std::mem::take(&mut self.refused) && self.socket.is_some() {
-            self.note_return(counts);
+        if !std::mem::take(&mut self.refused) && sent {
+            self.note_quiet_round(counts);
         }
     }
 
     async fn send_one(&mut self, datagram: &[u8], counts: &DocumentCounts) -> Sent {
         if let Err(error) = self.connect().await {
-            self.complain(&error, counts);
-            self.refused = true;
+            self.note_absence(&error, counts);
             return Sent::Lost(Loss::DaemonRefused);
         }
         // Twice, because the first error can be about an earlier datagram; then this one has not been sent.
@@ -145,8 +155,7 @@ impl Daemon {
                 }
                 Err(error) => {
                     // No route, no permission: a new socket may fare better.
-                    self.complain(&error, counts);
-                    self.refused = true;
+                    self.note_absence(&error, counts);
                     self.socket = None;
                     return Sent::Lost(Loss::SendError);
                 }
@@ -163,8 +172,7 @@ impl Daemon {
             }
             return Ok(());
         }
-        let wait =
-            if self.refused || self.socket.is_none() || self.away.is_some() { RESOLVE_AGAIN } else { RESOLVE_EVERY };
+        let wait = if self.socket.is_none() || self.is_refusing() { RESOLVE_AGAIN } else { RESOLVE_EVERY };
         if self.resolved.is_some_and(|then| then.elapsed() < wait) {
             return match self.socket {
                 Some(_) => Ok(()),
@@ -178,7 +186,7 @@ impl Daemon {
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name did not resolve in time")),
         };
         match (found, self.socket.as_ref().map(|connected| connected.peer)) {
-            (Ok(found), peer) => match choose(&found, peer, self.away.is_some()) {
+            (Ok(found), peer) => match choose(&found, peer, self.is_refusing()) {
                 Some(next) if Some(next) == peer => Ok(()),
                 Some(next) => self.point_at(next).await,
                 None => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
@@ -209,30 +217,49 @@ impl Daemon {
     }
 
     fn note_refusal(&mut self, error: &io::Error, counts: &DocumentCounts) {
-        self.refused = true;
+        self.note_absence(error, counts);
         self.in_doubt = false;
         counts.lose(Loss::DaemonRefused, 1);
-        self.complain(error, counts);
     }
 
-    /// Says that the daemon is away: once, and if it comes and goes all the time, not more than every 30 seconds.
-    fn complain(&mut self, error: &io::Error, counts: &DocumentCounts) {
-        if self.away.is_some() {
+    /// Notes that the daemon is away. Says so once, and if it comes and goes all the time, not more than every 30 seconds.
+    fn note_absence(&mut self, error: &io::Error, counts: &DocumentCounts) {
+        self.refused = true;
+        if let Some(away) = &mut self.away {
+            away.quiet_since = None;
             return;
         }
-        self.away = Some(Away { lost_before: counts.lost(Loss::DaemonRefused) + counts.lost(Loss::SendError) });
-        if self.complained.is_none_or(|then| then.elapsed() >= COMPLAIN_EVERY) {
+        let told = self.complained.is_none_or(|then| then.elapsed() >= COMPLAIN_EVERY);
+        self.away = Some(Away { lost_before: lost(counts), told, quiet_since: None });
+        if told {
             self.complained = Some(Instant::now());
             tracing::warn!(daemon = %self.address, %error, "the X-Ray daemon is out of reach; segments are lost until it is back");
         }
     }
 
-    /// A whole round went without a refusal.
-    fn note_return(&mut self, counts: &DocumentCounts) {
-        let Some(Away { lost_before }) = self.away.take() else { return };
-        let lost = counts.lost(Loss::DaemonRefused) + counts.lost(Loss::SendError) - lost_before;
-        tracing::info!(daemon = %self.address, lost, "the X-Ray daemon is back");
+    /// Whether the daemon is away, and nothing speaks for its return so far.
+    fn is_refusing(&self) -> bool {
+        self.away.as_ref().is_some_and(|away| away.quiet_since.is_none())
     }
+
+    /// Something was sent in this round, and nothing refused. What was sent last can still be: that shows in a later
+    /// round. So one such round begins the silence, and another one, a while later, ends it.
+    fn note_quiet_round(&mut self, counts: &DocumentCounts) {
+        let Some(away) = &mut self.away else { return };
+        if away.quiet_since.get_or_insert_with(Instant::now).elapsed() < QUIET_FOR {
+            return;
+        }
+        if away.told {
+            let lost = lost(counts) - away.lost_before;
+            tracing::info!(daemon = %self.address, lost, "the X-Ray daemon is back");
+        }
+        self.away = None;
+    }
+}
+
+/// How many documents an absent daemon has cost.
+fn lost(counts: &DocumentCounts) -> u64 {
+    counts.lost(Loss::DaemonRefused) + counts.lost(Loss::SendError)
 }
 
 /// The address to use next: the one in use while it is good, else the one after it, so that of `localhost`'s two
@@ -260,6 +287,8 @@ fn is_too_long(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
     #[test]
@@ -319,6 +348,62 @@ mod tests {
         }
         daemon.settle(&counts);
         assert_eq!((counts.exported.get(), counts.lost(Loss::DaemonRefused)), (6, 5));
+    }
+
+    /// One round of sending.
+    async fn round(daemon: &mut Daemon, counts: &DocumentCounts) {
+        daemon.send(&Record::plain(), counts).await;
+        daemon.settle(counts);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_is_back_only_after_a_while_without_a_refusal() {
+        // It was said to be back by a stopping gateway, whose last round had nothing to send, although it was away.
+        let (socket, mut daemon, counts) = pair().await;
+        let address = socket.local_addr().unwrap();
+        drop(socket);
+        round(&mut daemon, &counts).await;
+        assert!(daemon.is_refusing());
+        for _ in 0..2 {
+            advance(QUIET_FOR).await;
+            daemon.settle(&counts);
+            assert!(daemon.is_refusing(), "nothing was sent, so nothing could be refused");
+        }
+
+        let socket = UdpSocket::bind(address).await.unwrap();
+        round(&mut daemon, &counts).await;
+        assert!(daemon.away.is_some() && !daemon.is_refusing(), "one round begins the silence");
+        advance(QUIET_FOR / 2).await;
+        round(&mut daemon, &counts).await;
+        assert!(daemon.away.is_some(), "it is too short");
+
+        drop(socket);
+        round(&mut daemon, &counts).await;
+        assert!(daemon.is_refusing(), "a refusal ends it");
+
+        let _socket = UdpSocket::bind(address).await.unwrap();
+        round(&mut daemon, &counts).await;
+        advance(QUIET_FOR).await;
+        round(&mut daemon, &counts).await;
         assert!(daemon.away.is_none());
+        assert_eq!((counts.exported.get(), counts.lost(Loss::DaemonRefused)), (4, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_comes_and_goes_is_not_spoken_of_all_the_time() {
+        let (socket, mut daemon, counts) = pair().await;
+        let address = socket.local_addr().unwrap();
+        drop(socket);
+        for (pause, told) in [(Duration::ZERO, true), (QUIET_FOR, false), (COMPLAIN_EVERY, true)] {
+            advance(pause).await;
+            round(&mut daemon, &counts).await;
+            assert_eq!(daemon.away.as_ref().map(|away| away.told), Some(told), "after {pause:?}");
+
+            let _socket = UdpSocket::bind(address).await.unwrap();
+            round(&mut daemon, &counts).await;
+            advance(QUIET_FOR).await;
+            round(&mut daemon, &counts).await;
+            assert!(daemon.away.is_none());
+        }
     }
 }

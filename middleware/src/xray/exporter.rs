@@ -23,7 +23,7 @@ use super::record::Record;
 /// How many faults may wait.
 const URGENT: usize = 256;
 /// At most one complaint of a kind in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+pub(super) const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Where documents go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
