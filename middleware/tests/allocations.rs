@@ -1,10 +1,14 @@
-//! What a chain costs in allocations: a guard none, an around one, whatever stands before or after it.
+//! What a chain costs in allocations: a guard none, an around one, whatever stands before or after it. And what the
+//! middlewares do that are made to cost little.
 
 use futures_util::FutureExt;
+use http::HeaderValue;
+use http::header::HOST;
 use portcullis_middleware::exchange::Arrival;
 use portcullis_middleware::layer::{Running, fold, hop};
 use portcullis_middleware::prelude::*;
-use portcullis_middleware::testing::{build, request};
+use portcullis_middleware::testing::{BuiltPlugin, build, request};
+use portcullis_middleware::xray::XRay;
 use portcullis_middleware::{Client, Origin};
 
 struct Pass;
@@ -35,6 +39,8 @@ fn allocations(layers: &[RouteLayer]) -> u64 {
         let chain = fold(layers.iter(), hop(|_| Running::ready(Response::default())));
         let ask = || {
             let mut request = request("GET", "/orders/7");
+            // As every request has a header, none pays for the first.
+            request.headers_mut().insert(HOST, HeaderValue::from_static("api.example.com"));
             let ip = [10, 0, 0, 1].into();
             let client = Client { ip, origin: Origin::Peer, peer: (ip, 4711).into(), peer_is_trusted: false };
             let arrival =
@@ -79,4 +85,23 @@ fn an_ip_whitelist_lets_pass_without_allocating() {
     let toml = "allow = [\"10.0.0.0/8\", \"2001:db8::/32\"]\ndeny = [\"10.66.0.0/16\"]";
     let whitelist = build::<portcullis_middleware::ip_whitelist::IpWhitelist>(toml).expect("it builds");
     assert_eq!(allocations(&[whitelist.layer]), 0);
+}
+
+fn xray(settings: &str) -> BuiltPlugin {
+    // The queue is full after the first record. One that grows would be measured with the memory it needs.
+    build::<XRay>(&format!("queue.documents = 1\n{settings}")).expect("it builds")
+}
+
+#[test]
+fn tracing_allocates_little_for_a_request_that_is_not_recorded() {
+    let tracing = xray("sampling.mode = \"never\"");
+    // The around, the header, and the id for the log.
+    assert_eq!(allocations(&[tracing.layer]), 3);
+}
+
+#[test]
+fn a_recorded_request_allocates_for_its_record() {
+    let tracing = xray("sampling.mode = \"always\"");
+    // Besides: the URL, the record, the watched body, and what stamps attempts with the list it is in.
+    assert_eq!(allocations(&[tracing.layer]), 8);
 }

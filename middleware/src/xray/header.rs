@@ -5,6 +5,7 @@
 //! without a valid `Root` counts as none. Writing is strict throughout: what leaves us is built from parsed ids and
 //! from bytes that were checked one by one.
 
+use http::HeaderMap;
 use http::header::HeaderValue;
 
 use super::ids::{SpanId, TraceId};
@@ -236,25 +237,25 @@ fn printable(text: &[u8]) -> Option<&str> {
     std::str::from_utf8(text).ok()
 }
 
+/// Puts the header that goes upstream in place of all that came.
+pub fn put(headers: &mut HeaderMap, root: TraceId, parent: Option<SpanId>, sampled: bool, extras: &Extras) {
+    let line = Line::upstream(root, parent, sampled);
+    let mut came = headers.get_all(NAME).iter();
+    // Most callers that decided have sent the very bytes that go on.
+    let stays = matches!((came.next(), came.next()), (Some(value), None) if line.is(value, extras));
+    if !stays {
+        headers.insert(NAME, line.with(extras));
+    }
+}
+
 /// The header that goes upstream: `Root=…;Parent=…;Sampled=1` and the fields that travel on. `Sampled` is never `?`.
 pub fn upstream(root: TraceId, parent: Option<SpanId>, sampled: bool, extras: &Extras) -> HeaderValue {
-    let mut line = Line { bytes: [0; LONGEST], length: 0 };
-    line.push(b"Root=").push(&root.text());
-    if let Some(parent) = parent {
-        line.push(b";Parent=").push(&parent.text());
-    }
-    line.push(if sampled { b";Sampled=1" } else { b";Sampled=0" });
-    line.with(extras)
+    Line::upstream(root, parent, sampled).with(extras)
 }
 
 /// The header that answers a client: the trace, and the decision if it asked for one.
 pub fn answer(root: TraceId, decision: Option<bool>) -> HeaderValue {
-    let mut line = Line { bytes: [0; LONGEST], length: 0 };
-    line.push(b"Root=").push(&root.text());
-    if let Some(sampled) = decision {
-        line.push(if sampled { b";Sampled=1" } else { b";Sampled=0" });
-    }
-    line.with(&Extras::default())
+    Line::answer(root, decision).with(&Extras::default())
 }
 
 /// `Root=…;Parent=…;Sampled=1`.
@@ -267,18 +268,54 @@ struct Line {
 }
 
 impl Line {
-    fn push(&mut self, text: &[u8]) -> &mut Self {
+    fn upstream(root: TraceId, parent: Option<SpanId>, sampled: bool) -> Self {
+        let mut line = Self::root(root);
+        if let Some(parent) = parent {
+            line.push(b";Parent=");
+            line.push(&parent.text());
+        }
+        line.push_decision(sampled);
+        line
+    }
+
+    fn answer(root: TraceId, decision: Option<bool>) -> Self {
+        let mut line = Self::root(root);
+        if let Some(sampled) = decision {
+            line.push_decision(sampled);
+        }
+        line
+    }
+
+    fn root(root: TraceId) -> Self {
+        let mut line = Self { bytes: [0; LONGEST], length: 0 };
+        line.push(b"Root=");
+        line.push(&root.text());
+        line
+    }
+
+    fn push_decision(&mut self, sampled: bool) {
+        self.push(if sampled { b";Sampled=1" } else { b";Sampled=0" });
+    }
+
+    fn push(&mut self, text: &[u8]) {
         self.bytes[self.length..self.length + text.len()].copy_from_slice(text);
         self.length += text.len();
-        self
+    }
+
+    fn fixed(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Whether a header says just this.
+    fn is(&self, value: &HeaderValue, extras: &Extras) -> bool {
+        value.as_bytes().strip_prefix(self.fixed()) == Some(extras.0.as_bytes())
     }
 
     fn with(&self, extras: &Extras) -> HeaderValue {
-        let fixed = &self.bytes[..self.length];
         let value = if extras.0.is_empty() {
-            HeaderValue::from_bytes(fixed)
+            HeaderValue::from_bytes(self.fixed())
         } else {
-            HeaderValue::from_maybe_shared(bytes::Bytes::from([fixed, extras.0.as_bytes()].concat()))
+            HeaderValue::from_maybe_shared(bytes::Bytes::from([self.fixed(), extras.0.as_bytes()].concat()))
         };
         value.expect("hex digits and printable ASCII make a header")
     }
@@ -462,6 +499,24 @@ mod tests {
         assert_eq!(answer(root, None), format!("Root={ROOT}"));
         assert_eq!(answer(root, Some(true)), format!("Root={ROOT};Sampled=1"));
         assert_eq!(answer(root, Some(false)), format!("Root={ROOT};Sampled=0"));
+    }
+
+    #[test]
+    fn whatever_came_one_header_goes_on() {
+        let root = TraceId::parse(ROOT.as_bytes()).unwrap();
+        let extras = good(&format!("Root={ROOT};a=b")).extras;
+        let wanted = format!("Root={ROOT};Sampled=0;a=b");
+        let wanted = wanted.as_str();
+        let (longer, shorter) = (format!("{wanted};c=d"), &wanted[..50]);
+        for came in [&[][..], &[wanted], &[wanted, wanted], &["x", wanted], &[&longer], &[shorter]] {
+            let mut headers = HeaderMap::new();
+            for value in came {
+                headers.append(NAME, value.parse().unwrap());
+            }
+            put(&mut headers, root, None, false, &extras);
+            let left: Vec<_> = headers.get_all(NAME).iter().collect();
+            assert_eq!(left, [wanted], "{came:?}");
+        }
     }
 
     fn near_misses() -> impl Strategy<Value = Vec<u8>> {

@@ -1,5 +1,6 @@
 //! What happens to a request: decide, stamp, watch, remember.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll, ready};
@@ -11,7 +12,9 @@ use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 
+use crate::body::CutShort;
 use crate::exchange::StampAttempt;
+use crate::router::fold_host;
 use crate::{Around, Attempt, Cause, Exchange, Next, Origin, Rejection, Request, Response};
 
 use super::counts::RequestCounts;
@@ -19,7 +22,7 @@ use super::exporter::Exporter;
 use super::header::{self, Extras, Sampled, TraceHeader};
 use super::ids::{SpanId, TraceId};
 use super::naming::{HostPattern, segment_name};
-use super::record::{Call, Failure, Profile, Record, Span};
+use super::record::{Blame, Call, Failure, Profile, Record, Span};
 use super::sampling::Sampler;
 use super::settings::{ResponseHeader, Trust};
 
@@ -47,14 +50,11 @@ impl Around for Tracer {
         let trace = self.enter(&mut request, &exchange);
         let answer_header = self.answer_header(&trace);
 
-        let mut response = match trace.watch {
-            Some(mut watch) => {
-                let response = next.run(request).await;
-                watch.head(&response);
-                response.map(|body| Body::new(Watched::new(body, watch)))
-            }
-            None => next.run(request).await,
-        };
+        let mut response = next.run(request).await;
+        if let Some(mut watch) = trace.watch {
+            watch.head(&response);
+            response = response.map(|body| Body::new(Watched::new(body, watch)));
+        }
         if let Some(value) = answer_header {
             response.headers_mut().insert(header::NAME, value);
         }
@@ -64,11 +64,13 @@ impl Around for Tracer {
 
 /// The request's exchange; one that came around the edge gets one, so that the proxy and we mean the same.
 fn settle_exchange(request: &mut Request) -> Exchange {
-    let exchange = Exchange::of(request).into_owned();
-    if request.extensions().get::<Exchange>().is_none() {
-        exchange.attach(request);
+    match Exchange::of(request) {
+        Cow::Borrowed(exchange) => exchange.clone(),
+        Cow::Owned(exchange) => {
+            exchange.attach(request);
+            exchange
+        }
     }
-    exchange
 }
 
 /// What was settled about a request's trace when it arrived.
@@ -201,8 +203,7 @@ impl Tracer {
         extras: &Extras,
     ) {
         if self.propagate {
-            let value = header::upstream(trace.root, parent, trace.sampled, extras);
-            request.headers_mut().insert(header::NAME, value);
+            header::put(request.headers_mut(), trace.root, parent, trace.sampled, extras);
             exchange.settle_trace_id(trace.root.to_string());
         }
     }
@@ -222,7 +223,7 @@ impl Tracer {
         if self.dynamic_name.is_empty() {
             return None;
         }
-        let host = without_port(host(request)?).to_ascii_lowercase();
+        let host = fold_host(host(request)?);
         self.dynamic_name.iter().any(|pattern| pattern.matches(&host)).then(|| segment_name(&host))
     }
 }
@@ -244,13 +245,6 @@ fn host(request: &Request) -> Option<&str> {
     let host = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     (!host.is_empty()).then_some(host)
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 /// Scheme, host and path. A path that stands for the whole server (`OPTIONS *`) is left out.
@@ -284,18 +278,16 @@ struct Stamps {
 struct Stamped {
     number: u32,
     id: SpanId,
-    scheme: &'static str,
-    path: String,
+    target: Uri,
 }
 
 impl StampAttempt for Stamps {
     fn stamp(&self, number: u32, target: &Uri, headers: &mut HeaderMap) {
         let id = SpanId::mint();
-        let scheme = if target.scheme_str() == Some("https") { "https" } else { "http" };
-        let stamped = Stamped { number, id, scheme, path: target.path().to_owned() };
+        let stamped = Stamped { number, id, target: target.clone() };
         self.given.lock().unwrap_or_else(PoisonError::into_inner).push(stamped);
         if self.propagate {
-            headers.insert(header::NAME, header::upstream(self.root, Some(id), true, &self.extras));
+            header::put(headers, self.root, Some(id), true, &self.extras);
         }
     }
 }
@@ -305,7 +297,9 @@ impl Stamps {
     fn of(&self, attempt: &Attempt) -> (SpanId, String) {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         match given.iter().find(|stamped| stamped.number == attempt.number) {
-            Some(stamped) => (stamped.id, url(stamped.scheme, Some(&attempt.instance), &stamped.path)),
+            Some(Stamped { id, target, .. }) => {
+                (*id, url(target.scheme_str().unwrap_or("http"), Some(&attempt.instance), target.path()))
+            }
             None => (SpanId::mint(), url("http", Some(&attempt.instance), "")),
         }
     }
@@ -349,10 +343,12 @@ impl Watch {
     }
 
     /// The answer broke off, and not by the client's doing.
-    fn broken(&mut self) {
-        let cause = self.exchange.with_attempts(|attempts| match attempts.last() {
-            Some(attempt) => attempt.cause.unwrap_or(Cause::ResetAfterHeaders),
-            None => Cause::Internal,
+    fn broken(&mut self, error: &axum::Error) {
+        let cause = CutShort::cause_of(error).unwrap_or_else(|| {
+            self.exchange.with_attempts(|attempts| match attempts.last() {
+                Some(attempt) => attempt.cause.unwrap_or(Cause::ResetAfterHeaders),
+                None => Cause::Internal,
+            })
         });
         self.finish(Some(Failure::broken(cause)));
     }
@@ -379,7 +375,7 @@ impl Watch {
         // The gateway writes the body of its own answers later; HEAD has none to count.
         let counted = record.head.is_some()
             && *self.exchange.method() != Method::HEAD
-            && record.failure.is_none_or(|failure| failure.blame != super::record::Blame::Status);
+            && record.failure.is_none_or(|failure| failure.blame != Blame::Status);
         record.bytes = counted.then_some(self.sent);
 
         let (start, failure) = (record.span.start, record.failure);
@@ -477,7 +473,7 @@ impl http_body::Body for Watched {
                     self.watch.trailers(trailers);
                 }
             }
-            Some(Err(_)) => self.watch.broken(),
+            Some(Err(error)) => self.watch.broken(error),
             None => self.watch.complete(),
         }
         Poll::Ready(frame)
@@ -526,13 +522,5 @@ mod tests {
             let request = request(uri, given);
             assert_eq!(url("http", host(&request), request.uri().path()), wanted);
         }
-    }
-
-    #[test]
-    fn a_port_is_no_part_of_a_hosts_name() {
-        assert_eq!(without_port("example.com:8080"), "example.com");
-        assert_eq!(without_port("[::1]:8080"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("example.com"), "example.com");
     }
 }

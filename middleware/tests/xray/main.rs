@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use portcullis_middleware::body::CutShort;
 use portcullis_middleware::testing::{self, Setting};
 use portcullis_middleware::xray::XRay;
 use portcullis_middleware::{Cause, Client, Exchange, Origin, Rejection, Response};
@@ -247,21 +248,28 @@ async fn a_client_that_leaves_before_the_answer_is_a_499() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_breaks_in_mid_body_is_a_fault() {
+async fn a_body_that_breaks_off_is_a_fault_and_says_why() {
     let daemon = Daemon::start().await;
-    let stage = Stage::new(&daemon.address(), ALWAYS).answer(|request| async move {
-        let exchange = Exchange::of(&request).into_owned();
-        exchange.begin_attempt("s".into(), "i".into(), request.uri(), &mut HeaderMap::new());
-        exchange.note_attempt(1, |attempt| attempt.status = Some(http::StatusCode::OK));
-        let frames = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(std::io::Error::other("reset"))];
-        Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames))))
-    });
-    assert!(stage.chain.send(request(&[])).await.broken.is_some());
-    let document = daemon.document().await;
-    assert_eq!(document["http"]["response"], json!({ "status": 200, "content_length": 4 }));
-    for it in [&document, &document["subsegments"][0]] {
-        assert_eq!((&it["fault"], it.get("error")), (&json!(true), None));
-        assert_eq!(it["cause"]["exceptions"][0]["type"], "reset_after_headers");
+    // What a timeout of ours had cut was blamed on the upstream.
+    let breaks: [(fn() -> axum::Error, _); 2] = [
+        (|| axum::Error::new(std::io::Error::other("reset")), "reset_after_headers"),
+        (|| axum::Error::new(CutShort(Cause::RouteTimeout)), "route_timeout"),
+    ];
+    for (error, kind) in breaks {
+        let stage = Stage::new(&daemon.address(), ALWAYS).answer(move |request| async move {
+            let exchange = Exchange::of(&request).into_owned();
+            exchange.begin_attempt("s".into(), "i".into(), request.uri(), &mut HeaderMap::new());
+            exchange.note_attempt(1, |attempt| attempt.status = Some(http::StatusCode::OK));
+            let frames = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(error())];
+            Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames))))
+        });
+        assert!(stage.chain.send(request(&[])).await.broken.is_some());
+        let document = daemon.document().await;
+        assert_eq!(document["http"]["response"], json!({ "status": 200, "content_length": 4 }));
+        for it in [&document, &document["subsegments"][0]] {
+            assert_eq!((&it["fault"], it.get("error")), (&json!(true), None));
+            assert_eq!(it["cause"]["exceptions"][0]["type"], kind);
+        }
     }
 }
 
