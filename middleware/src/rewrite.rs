@@ -93,27 +93,40 @@ fn check_path(path: &str) -> Result<(), String> {
     }
 }
 
-fn new_host(text: &str) -> Result<Template, String> {
+fn new_host(text: &str) -> Result<NewHost, String> {
     let template = Template::parse(text)?;
-    match authority(&template.fill(|_| Some("x")).unwrap_or_default()) {
-        Some(_) => Ok(template),
-        None => Err(format!("is `{text}`, which is not a host with or without a port")),
-    }
-}
-
-/// A host and perhaps a port, and nothing else that an authority might hold.
-fn authority(text: &str) -> Option<Authority> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
-    let authority = text.parse::<Authority>().ok().filter(|_| plain)?;
-    let port = text.strip_prefix(authority.host())?;
-    let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
-    (port_is_good && !authority.host().is_empty()).then_some(authority)
+    let host = Host::parse(&template.fill(|_| Some("x")).unwrap_or_default());
+    let host = host.ok_or_else(|| format!("is `{text}`, which is not a host with or without a port"))?;
+    Ok(if template.has_captures() { NewHost::Captured(template) } else { NewHost::Fixed(host) })
 }
 
 /// The middleware.
 struct Rewriter {
-    host: Option<Template>,
+    host: Option<NewHost>,
     path: Option<NewPath>,
+}
+
+enum NewHost {
+    Fixed(Host),
+    Captured(Template),
+}
+
+/// A host and perhaps a port, and nothing else that an authority might hold.
+#[derive(Clone)]
+struct Host {
+    authority: Authority,
+    value: HeaderValue,
+}
+
+impl Host {
+    fn parse(text: &str) -> Option<Self> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+        let authority = text.parse::<Authority>().ok().filter(|_| plain)?;
+        let port = text.strip_prefix(authority.host())?;
+        let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        let value = HeaderValue::from_str(text).ok()?;
+        (port_is_good && !authority.host().is_empty()).then_some(Self { authority, value })
+    }
 }
 
 enum NewPath {
@@ -125,8 +138,14 @@ enum NewPath {
 impl Guard for Rewriter {
     fn check(&self, request: &mut Request) -> Result<(), Rejection> {
         if let Some(host) = &self.host {
-            let host = host.fill_for(request)?;
-            set_host(request, &host)?;
+            let host = match host {
+                NewHost::Fixed(host) => host.clone(),
+                NewHost::Captured(template) => {
+                    let host = template.fill_for(request)?;
+                    Host::parse(&host).ok_or_else(|| malformed(&host))?
+                }
+            };
+            set_host(request, host)?;
         }
         match &self.path {
             None => Ok(()),
@@ -173,18 +192,20 @@ fn set_path(request: &mut Request, path: &str, prefix: usize) -> Result<(), Reje
     Ok(())
 }
 
-fn set_host(request: &mut Request, host: &str) -> Result<(), Rejection> {
-    let malformed = || Rejection::new(Cause::BadRequest).note(format!("rewritten to host `{}`", host.escape_default()));
-    let authority = authority(host).ok_or_else(malformed)?;
-    let value = HeaderValue::from_str(host).map_err(|_| malformed())?;
-    let mut parts = mem::take(request.uri_mut()).into_parts();
+fn set_host(request: &mut Request, host: Host) -> Result<(), Rejection> {
     // An absolute target's authority would win over `Host`.
-    if let Some(of_target) = &mut parts.authority {
-        *of_target = authority;
+    if request.uri().authority().is_some() {
+        let mut parts = mem::take(request.uri_mut()).into_parts();
+        parts.authority = Some(host.authority);
+        *request.uri_mut() =
+            Uri::from_parts(parts).map_err(|_| malformed(&String::from_utf8_lossy(host.value.as_bytes())))?;
     }
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| malformed())?;
-    request.headers_mut().insert(HOST, value);
+    request.headers_mut().insert(HOST, host.value);
     Ok(())
+}
+
+fn malformed(host: &str) -> Rejection {
+    Rejection::new(Cause::BadRequest).note(format!("rewritten to host `{}`", host.escape_default()))
 }
 
 /// Whether some segment means "here" or "up" to anybody who decodes it, or who cuts off what follows a `;`.
@@ -233,6 +254,10 @@ impl Template {
         }
         pieces.push(Piece::Text(rest.to_owned()));
         Ok(Self(pieces))
+    }
+
+    fn has_captures(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Capture(_)))
     }
 
     /// The text with every capture replaced, or the name of one that is not known.
