@@ -226,7 +226,9 @@ impl Exchange {
         self.0.arrival.scheme
     }
 
-    /// Whether this is only asked about: nothing may be counted, logged or sent.
+    /// Whether this is only asked about (`portcullis explain`): nothing may be counted, logged or sent.
+    ///
+    /// Every middleware is run for it all the same, so that the answer is true.
     pub fn is_rehearsal(&self) -> bool {
         self.0.arrival.rehearsal
     }

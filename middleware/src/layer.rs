@@ -33,6 +33,8 @@ pub trait Guard: Send + Sync + 'static {
 }
 
 /// Wraps what comes after it: sees the request before and the answer after.
+///
+/// It is run for [rehearsals](crate::Exchange::is_rehearsal) too, and must then leave the world as it is.
 pub trait Around: Send + Sync + 'static {
     /// Answers the request, usually by `next.run(request).await`.
     fn handle(&self, request: Request, next: Next) -> impl Future<Output = Response> + Send;
