@@ -4,7 +4,8 @@
 //! into a [`RouteLayer`]. The smallest shape that fits is the right one: a [`Guard`] decides and is gone, an [`Around`]
 //! sees the answer too, [`RouteLayer::tower`] takes any tower layer.
 //!
-//! This crate knows no sockets and no registry. Requests come to it from the gateway and leave it towards the gateway.
+//! This crate accepts no connection and knows no registry: requests come to it from the gateway and leave it towards
+//! the gateway.
 
 pub mod body;
 pub mod body_limit;

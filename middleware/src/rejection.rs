@@ -243,7 +243,8 @@ pub fn finish(exchange: &Exchange, mut response: Response) -> Response {
     }
 
     let problem = Problem {
-        title: status.canonical_reason().unwrap_or("Client Closed Request"),
+        // A middleware may choose a status that nobody has named.
+        title: status.canonical_reason().unwrap_or("Refused"),
         status: status.as_u16(),
         cause: cause.name(),
         detail: rejection.detail.as_deref(),

@@ -43,10 +43,9 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use portcullis_config::{Document, Faults, Raw};
-use tower::Layer;
 
 use crate::exchange::Arrival;
-use crate::layer::{Running, hop};
+use crate::layer::{Running, fold, hop};
 use crate::plugin::{Plugin, PluginRow, Services, Shared, Task};
 use crate::router::Table;
 use crate::{Cause, Client, Context, Exchange, Next, Origin, Rejection, Request, Response, RouteLayer, rejection};
@@ -249,8 +248,7 @@ impl Chain {
             seen.lock().expect("no test panics here").push(parts.clone());
             next.run(Request::from_parts(parts, body))
         });
-        let chain = self.layers.iter().rev().fold(end, |next, layer| layer.layer(next));
-        let response = chain.run(request).await;
+        let response = fold(self.layers.iter(), end).run(request).await;
         Started { response: rejection::finish(&exchange, response), exchange }
     }
 
