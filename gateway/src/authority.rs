@@ -2,14 +2,19 @@
 //!
 //! The absolute form of a target wins over `Host` (RFC 9112 §3.2.2). After [`settle`] a request has one `Host` header
 //! with what won, and a target in origin form, so that nobody further down can read another host than the one that was
-//! judged here.
+//! judged here. Listeners and routes compare it [folded](fold_host) by the same function.
+
+use std::net::Ipv6Addr;
 
 use http::header::HOST;
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Method, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Version};
+use portcullis_middleware::router::fold_host;
 use portcullis_middleware::{Cause, Rejection, Request};
 
-/// Makes the request's host unambiguous, and returns it: folded to lower case, without port and trailing dot.
+use crate::proxy::headers::origin_form;
+
+/// Makes the request's host unambiguous, and returns it folded: in lower case, without port and trailing dot.
 ///
 /// An HTTP/1.0 request may lack a host; it is the empty string then, which only `any` matches.
 pub fn settle(request: &mut Request) -> Result<String, Rejection> {
@@ -30,7 +35,7 @@ pub fn settle(request: &mut Request) -> Result<String, Rejection> {
             HeaderValue::from_str(authority.as_str()).map_err(|_| refused("the target's authority is malformed"))?;
         let folded = fold(&value)?;
         request.headers_mut().insert(HOST, value);
-        to_origin_form(request);
+        *request.uri_mut() = origin_form(request.uri());
         return Ok(folded);
     }
     match host {
@@ -40,28 +45,31 @@ pub fn settle(request: &mut Request) -> Result<String, Rejection> {
     }
 }
 
-fn to_origin_form(request: &mut Request) {
-    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(target);
-}
-
 /// The host in an authority, ready to be compared.
 fn fold(value: &HeaderValue) -> Result<String, Rejection> {
     let malformed = || refused("the Host header is malformed");
     let text = value.to_str().map_err(|_| malformed())?;
     let authority: Authority = text.parse().map_err(|_| malformed())?;
+    let host = authority.host();
     // User information has no place in a request, and a comma means that somebody joined two headers.
-    if authority.host().is_empty() || text.contains(['@', ',']) {
+    if text.contains(['@', ',']) {
         return Err(malformed());
     }
     // `Authority` overlooks a port that is none, and takes the host before it.
-    let port = &text[authority.host().len()..];
+    let port = &text[host.len()..];
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(malformed());
     }
-    let host = authority.host();
-    Ok(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+    // Nor does it read what stands between brackets.
+    let is_address = |literal: &str| literal.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+    if host.strip_prefix('[').is_some_and(|literal| !is_address(literal)) {
+        return Err(malformed());
+    }
+    match fold_host(host).into_owned() {
+        nothing if nothing.is_empty() => Err(malformed()),
+        folded => Ok(folded),
+    }
 }
 
 fn refused(detail: &'static str) -> Rejection {
@@ -71,6 +79,7 @@ fn refused(detail: &'static str) -> Rejection {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use portcullis_middleware::router::host_of;
 
     use super::*;
 
@@ -89,7 +98,12 @@ mod tests {
         {
             assert_eq!(settle(&mut request("/", &[host])).expect("a good host"), "api.example.com", "{host}");
         }
-        assert_eq!(settle(&mut request("/", &["[2001:DB8::1]:80"])).expect("a good host"), "[2001:db8::1]");
+        // A route reads the very host that the listener was found by, also of an address that can be written in many ways.
+        for host in ["[2001:DB8::1]:80", "[2001:db8:0:0::1]", "[2001:db8::0:1]:8443"] {
+            let mut asked = request("/", &[host]);
+            assert_eq!(settle(&mut asked).expect("a good host"), "[2001:db8::1]", "{host}");
+            assert_eq!(host_of(&asked), "[2001:db8::1]", "{host}");
+        }
     }
 
     #[test]
@@ -114,6 +128,10 @@ mod tests {
             &["a b"],
             &["a/b"],
             &[":80"],
+            &["."],
+            &["[a]"],
+            &["[fe80::1%25eth0]"],
+            &["[::1"],
         ] {
             let refused = settle(&mut request("/", hosts)).expect_err("no host can be told");
             assert_eq!(refused.cause(), Cause::BadRequest, "{hosts:?}");

@@ -11,11 +11,10 @@ use portcullis_middleware::router::{self, Table};
 use portcullis_middleware::timeout::Deadline;
 use portcullis_middleware::{Context, Next, RouteInfo, RouteLayer};
 
-use super::services::{ByRequest, ServiceBook};
+use super::services::{ByRequest, ServiceBook, service_name};
 use super::{Branch, Link, PlannedAnswer, PlannedRoute};
 use crate::plugins::Plugins;
 use crate::proxy::{Forward, Overrides, Service};
-use crate::registry::ServiceName;
 
 /// Builds middlewares, each named one once.
 pub(super) struct Middlewares<'a> {
@@ -203,9 +202,7 @@ impl<'a> Middlewares<'a> {
                 Some(upstream) => Service::Fixed(upstream),
                 None => {
                     // That it can exist was checked with the file, and what could not be built was reported.
-                    if let Err(invalid) = name.parse::<ServiceName>() {
-                        faults.error(&self.file.document, name.span.clone(), invalid.to_string());
-                    }
+                    service_name(self.file, name, faults);
                     return None;
                 }
             },

@@ -150,6 +150,7 @@ fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults:
     overlaps::report(&file, &routes, faults);
     let doors = doors::build(&file, &routes, &mut middlewares, faults);
     let tasks = Mutex::new(middlewares.into_tasks());
+    services.settle();
     if faults.has_errors() {
         return None;
     }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
-use portcullis_config::{self as config, Faults, File, Named};
+use portcullis_config::{self as config, Faults, File, Named, Spanned};
 use portcullis_middleware::plugin::Services;
 use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 
@@ -25,9 +25,13 @@ pub(super) struct ServiceBook {
     registries: Registries,
     pools: Arc<Pools>,
     /// Declared first; names that only routes mention are added while the chains are built.
-    known: Mutex<HashMap<String, Arc<Upstream>>>,
-    by_request: ArcSwap<HashMap<String, Arc<Upstream>>>,
+    names: Mutex<Names>,
+    /// The same once all chains are built: requests look names up without a lock.
+    settled: OnceLock<Names>,
+    by_request: ArcSwap<Names>,
 }
+
+type Names = HashMap<String, Arc<Upstream>>;
 
 impl ServiceBook {
     pub(super) fn build(file: &File, registries: Registries, pools: &Arc<Pools>, faults: &mut Faults) -> Self {
@@ -45,14 +49,7 @@ impl ServiceBook {
         let live = match &service.instances {
             Some(instances) => fixed(file, key, instances, faults)?,
             None => {
-                let name = service.name.as_ref().unwrap_or(key);
-                let name: ServiceName = match name.value.parse() {
-                    Ok(parsed) => parsed,
-                    Err(invalid) => {
-                        faults.error(&file.document, name.span.clone(), invalid.to_string());
-                        return None;
-                    }
-                };
+                let name = service_name(file, service.name.as_ref().unwrap_or(key), faults)?;
                 self.registry_of(service)?.service(&name)
             }
         };
@@ -75,14 +72,22 @@ impl ServiceBook {
         Some(upstream)
     }
 
-    /// The service of this name, if somebody needed it before.
+    /// Says that all chains are built, so that no name is added any more.
+    pub(super) fn settle(&self) {
+        self.settled.get_or_init(|| std::mem::take(&mut *self.names()));
+    }
+
+    /// The service of this name, if the file declares it or a chain sends to it.
     pub(super) fn known(&self, name: &str) -> Option<Arc<Upstream>> {
-        self.names().get(name).cloned()
+        match self.settled.get() {
+            Some(names) => names.get(name).cloned(),
+            None => self.names().get(name).cloned(),
+        }
     }
 
     /// Every service that has a name, ordered by it.
     pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
-        let mut all: Vec<_> = self.names().values().cloned().collect();
+        let mut all: Vec<_> = self.settled.get().into_iter().flat_map(HashMap::values).cloned().collect();
         all.extend(self.by_request.load().values().cloned());
         all.sort_by(|a, b| a.name().cmp(b.name()));
         all
@@ -138,8 +143,8 @@ impl ServiceBook {
         upstream
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<String, Arc<Upstream>>> {
-        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -176,20 +181,22 @@ impl Resolve for ByRequest {
 
 fn fixed(
     file: &File,
-    key: &config::Spanned<String>,
-    instances: &config::Spanned<Vec<config::Spanned<config::Instance>>>,
+    key: &Spanned<String>,
+    instances: &[Spanned<config::Instance>],
     faults: &mut Faults,
 ) -> Option<Arc<LiveService>> {
-    let name: ServiceName = match key.value.parse() {
-        Ok(name) => name,
-        Err(error) => {
-            faults.error(&file.document, key.span.clone(), format!("{error}"));
-            return None;
+    let name = service_name(file, key, faults)?;
+    let instances = instances.iter().map(|instance| instance.value.clone().into()).collect();
+    Some(Arc::new(LiveService::fixed(registry::Service { name, instances })))
+}
+
+/// A name out of the file; one that no service can have is a fault.
+pub(super) fn service_name(file: &File, name: &Spanned<String>, faults: &mut Faults) -> Option<ServiceName> {
+    match name.parse::<ServiceName>() {
+        Ok(name) => Some(name),
+        Err(invalid) => {
+            faults.error(&file.document, name.span.clone(), invalid.to_string());
+            None
         }
-    };
-    let built = instances.value.iter().map(|instance| {
-        let written = &instance.value;
-        registry::Instance { weight: written.weight, ..registry::Instance::at(written.address.clone()) }
-    });
-    Some(Arc::new(LiveService::fixed(registry::Service { name, instances: built.collect() })))
+    }
 }

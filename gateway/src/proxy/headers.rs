@@ -193,7 +193,7 @@ fn element(hop: IpAddr, scheme: &str, host: Option<&HeaderValue>) -> String {
 }
 
 /// The target in the form an instance expects: a path and a query, without scheme and authority.
-pub(super) fn origin_form(uri: &Uri) -> Uri {
+pub(crate) fn origin_form(uri: &Uri) -> Uri {
     match uri.path_and_query() {
         Some(target) => Uri::from(target.clone()),
         None => Uri::from_static("/"),

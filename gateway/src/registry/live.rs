@@ -231,8 +231,12 @@ impl LiveService {
     /// Waits until the registry has said something about the service, but no longer than `limit`.
     /// Returns whether it has.
     pub async fn first_state(&self, limit: Duration) -> bool {
+        let has_heard = || self.instances().standing != Standing::Pending;
+        if has_heard() {
+            return true;
+        }
         let mut changes = self.changes();
-        let heard = changes.wait_for(|_| self.instances().standing != Standing::Pending);
+        let heard = changes.wait_for(|_| has_heard());
         matches!(timeout(limit, heard).await, Ok(Ok(_)))
     }
 
