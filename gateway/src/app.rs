@@ -11,17 +11,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_config::Faults;
+use futures_util::future::join_all;
+use portcullis_config::{Document, Faults};
 use portcullis_middleware::follow::Follow;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::cli::{self, UNAVAILABLE, USAGE};
-use crate::edge::Edge;
+use crate::edge::{Door, Edge};
 use crate::gateway::Gateway;
+use crate::observe::Observer;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
 use crate::server;
@@ -31,6 +34,8 @@ use crate::unavailable::Unavailable;
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the registries' first answers. Without them it starts all the same.
 const FIRST_STATES: Duration = Duration::from_secs(2);
+/// A registry that is well answers sooner than this. Longer, and the log says what is waited for.
+const PROMPT: Duration = Duration::from_millis(200);
 
 /// `portcullis run`: from the command line to the exit code.
 pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
@@ -73,15 +78,19 @@ pub struct App {
     file: Option<PathBuf>,
     /// How many threads it was started with.
     workers: usize,
-    doors: HashMap<SocketAddr, Door>,
-    admin: Option<admin::Running>,
+    /// The text that was read last, whether or not it could be used.
+    read: Arc<str>,
+    doors: HashMap<SocketAddr, Open>,
+    /// Addresses that a reload gave up, while their last requests finish.
+    leaving: Vec<server::Handle>,
+    admin: Option<server::Handle>,
     orders: mpsc::Receiver<Order>,
     // Kept so that the channel stays open without an admin listener.
-    give_orders: mpsc::Sender<Order>,
+    _give_orders: mpsc::Sender<Order>,
 }
 
-/// One bound address.
-struct Door {
+/// One bound address, and what serves there.
+struct Open {
     edge: Arc<Edge>,
     server: server::Handle,
 }
@@ -106,35 +115,29 @@ impl App {
     /// Binds every address of the plan, then serves. Nothing is served if anything it needs cannot be had.
     pub async fn start(gateway: Gateway, plan: Plan, file: Option<PathBuf>) -> Result<Self, Unavailable> {
         let gateway = Arc::new(gateway);
-        let mut sockets = Vec::new();
-        for door in plan.doors() {
-            sockets.push((door.address, server::bind(door.address, &door.listener_names())?));
-        }
+        let sockets = bind(plan.doors())?;
         let admin_socket = match plan.admin() {
             Some(address) => Some(server::bind(address, &["admin"])?),
             None => None,
         };
 
-        let plan = gateway.go_live(plan, &Handle::current())?;
-        plan.first_states(FIRST_STATES).await;
+        let plan = gateway.prepare(plan, &Handle::current())?;
+        if !plan.first_states(PROMPT).await {
+            info!(seconds = FIRST_STATES.as_secs(), "waiting for a registry; who connects waits too, but no longer");
+            plan.first_states(FIRST_STATES - PROMPT).await;
+        }
 
         let mut doors = HashMap::new();
-        for (address, socket) in sockets {
-            let door = plan.door(address).expect("the sockets come from this plan's doors");
-            info!(
-                address = %socket.local_addr().map_or_else(|_| address.to_string(), |bound| bound.to_string()),
-                listeners = door.listener_names().join(","),
-                "listening"
-            );
-            let edge = Arc::new(Edge::new(door, gateway.observer()));
-            let server = server::start(socket, edge.clone());
-            doors.insert(address, Door { edge, server });
+        for (door, socket) in sockets {
+            doors.insert(door.address, Open::new(door, socket, gateway.observer()));
         }
+        let (workers, read) = (plan.workers(), plan.text().into());
+        gateway.take_over(plan);
         let (give_orders, orders) = mpsc::channel(16);
         let admin = admin_socket.map(|socket| admin::start(socket, gateway.clone(), give_orders.clone()));
         gateway.set_ready(true);
-        let workers = plan.workers();
-        Ok(Self { gateway, file, workers, doors, admin, orders, give_orders })
+        let leaving = Vec::new();
+        Ok(Self { gateway, file, workers, read, doors, leaving, admin, orders, _give_orders: give_orders })
     }
 
     /// The address that a listener was really bound to; differs from the file's for port 0.
@@ -163,7 +166,7 @@ impl App {
                 }
                 content = changed(&mut follow) => {
                     // Somebody may have asked for the reload before the change was noticed.
-                    if content == self.gateway.plan().text().as_bytes() {
+                    if content == self.read.as_bytes() {
                         continue;
                     }
                     "the file changed"
@@ -185,6 +188,7 @@ impl App {
             return Reloaded::Unavailable("this gateway was not started from a file".to_owned());
         };
         let reloaded = self.try_reload(&file).await;
+        let reloaded = reloaded.unwrap_or_else(|unavailable| Reloaded::Unavailable(unavailable.to_string()));
         self.gateway.note_reload(&reloaded);
         match &reloaded {
             Reloaded::Live(changes, faults) => {
@@ -206,73 +210,82 @@ impl App {
         reloaded
     }
 
-    async fn try_reload(&mut self, file: &Path) -> Reloaded {
-        let (plan, mut faults) = self.gateway.plan_file(file);
-        let Some(plan) = plan else { return Reloaded::Refused(faults) };
+    async fn try_reload(&mut self, file: &Path) -> Result<Reloaded, Unavailable> {
+        let mut faults = Faults::new();
+        let Some(document) = Document::read(file, &mut faults) else { return Ok(Reloaded::Refused(faults)) };
+        self.read = document.text.clone();
+        let Some(plan) = self.gateway.plan_of(&document, file.parent(), &mut faults) else {
+            return Ok(Reloaded::Refused(faults));
+        };
+        let old = self.gateway.plan();
         if plan.workers() != self.workers {
             let said = format!("`workers` changes only with a restart; there are still {}", self.workers);
             faults.warning_without_place(said);
         }
-
-        let mut sockets = Vec::new();
-        for door in plan.doors().filter(|door| !self.doors.contains_key(&door.address)) {
-            match server::bind(door.address, &door.listener_names()) {
-                Ok(socket) => sockets.push((door.address, socket)),
-                Err(error) => return Reloaded::Unavailable(error.to_string()),
-            }
-        }
-        if plan.admin() != self.gateway.plan().admin() {
-            return Reloaded::Unavailable("the admin listener's address changes only with a restart".to_owned());
+        if plan.admin() != old.admin() {
+            let sentence = "the admin listener's address changes only with a restart";
+            return Ok(Reloaded::Unavailable(sentence.to_owned()));
         }
 
-        let changes = plan.difference(&self.gateway.plan());
-        let plan = match self.gateway.go_live(plan, &Handle::current()) {
-            Ok(plan) => plan,
-            Err(unavailable) => return Reloaded::Unavailable(unavailable.to_string()),
-        };
-        // The registries that are new get the same chance as at the start before requests depend on them.
+        let changes = plan.difference(&old);
+        let sockets = bind(plan.doors().filter(|door| !self.doors.contains_key(&door.address)))?;
+        let plan = self.gateway.prepare(plan, &Handle::current())?;
+        // Registries that are new get the same chance as at the start; meanwhile the old plan serves.
         plan.first_states(FIRST_STATES).await;
-        for (address, socket) in sockets {
-            let edge =
-                Arc::new(Edge::new(plan.door(address).expect("it was asked for its doors"), self.gateway.observer()));
-            let server = server::start(socket, edge.clone());
-            self.doors.insert(address, Door { edge, server });
+
+        // From here on nothing can fail.
+        for (address, open) in std::mem::take(&mut self.doors) {
+            match plan.door(address) {
+                Some(door) => {
+                    open.edge.swap(door);
+                    self.doors.insert(address, open);
+                }
+                None => {
+                    open.server.drain();
+                    self.leaving.push(open.server);
+                }
+            }
         }
-        self.doors.retain(|address, open| match plan.door(*address) {
-            Some(door) => {
-                open.edge.swap(door);
-                true
-            }
-            None => {
-                open.server.drain();
-                false
-            }
-        });
-        Reloaded::Live(changes, faults)
+        for (door, socket) in sockets {
+            self.doors.insert(door.address, Open::new(door, socket, self.gateway.observer()));
+        }
+        self.leaving.retain(|server| server.open() > 0);
+        self.gateway.take_over(plan);
+        Ok(Reloaded::Live(changes, faults))
     }
 
     /// Not ready, no new connections, requests in flight finish; a second signal cuts that short.
-    async fn drain(self, terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio::signal::unix::Signal) {
+    async fn drain(self, terminate: &mut Signal, interrupt: &mut Signal) {
+        // Who asks for a reload now is told that it is too late.
+        drop(self.orders);
         self.gateway.set_ready(false);
-        let open: usize = self.doors.values().map(|door| door.server.open()).sum();
-        for door in self.doors.values() {
-            door.server.drain();
-        }
-        info!(connections = open, "draining");
-        let closed = async {
-            for door in self.doors.values() {
-                door.server.closed().await;
-            }
-        };
+        let servers: Vec<_> = self.doors.into_values().map(|open| open.server).chain(self.leaving).collect();
+        let connections: usize = servers.iter().map(server::Handle::open).sum();
+        servers.iter().for_each(server::Handle::drain);
+        info!(connections, "draining");
         tokio::select! {
-            () = closed => info!("every connection is closed"),
+            _ = join_all(servers.iter().map(server::Handle::closed)) => info!("every connection is closed"),
             () = tokio::time::sleep(DRAIN) => warn!(seconds = DRAIN.as_secs(), "connections were still open; they are cut"),
             _ = terminate.recv() => warn!("told to stop again; open connections are cut"),
             _ = interrupt.recv() => warn!("told to stop again; open connections are cut"),
         }
-        drop(self.give_orders);
         self.gateway.shut_down().await;
         info!("stopped");
+    }
+}
+
+/// Binds the addresses of these doors, all or none.
+fn bind<'a>(doors: impl Iterator<Item = &'a Arc<Door>>) -> Result<Vec<(Arc<Door>, TcpListener)>, Unavailable> {
+    doors.map(|door| Ok((door.clone(), server::bind(door.address, &door.listener_names())?))).collect()
+}
+
+impl Open {
+    /// Begins to serve at a door.
+    fn new(door: Arc<Door>, socket: TcpListener, observer: Arc<Observer>) -> Self {
+        let address = socket.local_addr().unwrap_or(door.address);
+        info!(%address, listeners = door.listener_names().join(","), "listening");
+        let edge = Arc::new(Edge::new(door, observer));
+        Self { server: server::start(socket, edge.clone()), edge }
     }
 }
 

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use portcullis_config::{Document, Faults};
-use portcullis_middleware::{Cause, Rejection, Request};
+use portcullis_middleware::{Cause, Exchange, Rejection, Request, rejection};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -70,21 +70,35 @@ impl Gateway {
     pub fn plan_text(&self, name: &str, text: &str) -> (Option<Plan>, Faults) {
         let mut faults = Faults::default();
         let document = Document::parse(name, text, &mut faults);
-        let plan = plan::of(&document, None, &self.plugins, &self.carry, &mut faults);
+        let plan = self.plan_of(&document, None, &mut faults);
         (plan, faults)
     }
 
-    /// Lets a plan take over. Requests in flight finish on the plan they began with.
+    /// Builds the plan of a document. Relative paths in it start from `directory`.
+    pub fn plan_of(&self, document: &Document, directory: Option<&Path>, faults: &mut Faults) -> Option<Plan> {
+        plan::of(document, directory, &self.plugins, &self.carry, faults)
+    }
+
+    /// Starts what a plan needs beside the requests. It serves none before it [takes over](Gateway::take_over).
     ///
-    /// If something it needs cannot be had, the old plan stays.
-    pub fn go_live(&self, plan: Plan, runtime: &Handle) -> Result<Arc<Plan>, Unavailable> {
-        let plan = Arc::new(plan);
+    /// If something it needs cannot be had, nothing changes.
+    pub fn prepare(&self, plan: Plan, runtime: &Handle) -> Result<Arc<Plan>, Unavailable> {
         self.observer.follow(&plan)?;
         self.carry.pools.tend(runtime);
         plan.go_live(runtime, &self.tasks);
-        let old = self.plan.swap(plan.clone());
-        old.retire();
+        Ok(Arc::new(plan))
+    }
+
+    /// Lets a plan that was [prepared](Gateway::prepare) serve. Requests in flight finish on the plan they began with.
+    pub fn take_over(&self, plan: Arc<Plan>) {
+        self.plan.swap(plan).retire();
         self.history().loaded = Some(SystemTime::now());
+    }
+
+    /// Lets a plan [take over](Gateway::take_over) at once.
+    pub fn go_live(&self, plan: Plan, runtime: &Handle) -> Result<Arc<Plan>, Unavailable> {
+        let plan = self.prepare(plan, runtime)?;
+        self.take_over(plan.clone());
         Ok(plan)
     }
 
@@ -135,7 +149,10 @@ impl Gateway {
             let observer = gateway.observer();
             async move {
                 // The listener is gone since the last reload.
-                let Some(door) = door else { return Rejection::new(Cause::NoRoute).into_response() };
+                let Some(door) = door else {
+                    let gone = Rejection::new(Cause::NoRoute).into_response();
+                    return rejection::finish(&Exchange::of(&request), gone);
+                };
                 let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
                 let peer = address.map(|address| Peer { address, local: None });
                 edge::serve(&door, &observer, request, peer.as_ref()).await

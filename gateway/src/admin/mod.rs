@@ -7,7 +7,7 @@ pub mod client;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -34,27 +34,9 @@ use crate::observe;
 use crate::registry::{Address, Instance, InstanceId, Registration, Registry, RegistryError, ServiceName};
 use crate::server::{self, Application, Manners, Peer};
 
-/// A running admin listener.
-pub struct Running {
-    server: server::Handle,
-}
-
-impl Running {
-    /// The address that was bound.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.server.address()
-    }
-
-    /// Stops it.
-    pub fn stop(&self) {
-        self.server.drain();
-    }
-}
-
 /// Starts the admin API on a bound socket.
-pub fn start(socket: TcpListener, gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> Running {
-    let admin = Arc::new(Admin(router(gateway, orders)));
-    Running { server: server::start(socket, admin) }
+pub fn start(socket: TcpListener, gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> server::Handle {
+    server::start(socket, Arc::new(Admin(router(gateway, orders))))
 }
 
 /// The admin API as an axum application, to be embedded elsewhere.

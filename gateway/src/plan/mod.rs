@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use portcullis_config::{self as config, AccessLog, Document, Faults, File, Place, Route, RouteTimeouts};
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::{Next, RouteInfo, RouteLayer};
@@ -295,10 +296,11 @@ impl Plan {
         self.retired.cancel();
     }
 
-    /// Waits until every service has heard from its registry once, but no longer than `limit`.
-    pub async fn first_states(&self, limit: Duration) {
+    /// Waits until every service has heard from its registry once, but no longer than `limit`. Returns whether all have.
+    pub async fn first_states(&self, limit: Duration) -> bool {
         let services = self.services();
-        futures_util::future::join_all(services.iter().map(|service| service.service().first_state(limit))).await;
+        let heard = join_all(services.iter().map(|service| service.service().first_state(limit))).await;
+        heard.into_iter().all(|heard| heard)
     }
 
     /// What the file is called in reports.
