@@ -19,41 +19,68 @@ use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response,
 use crate::authority;
 use crate::observe::Observer;
 use crate::plan::Link;
+use crate::proxy::Stage;
 use crate::proxy::headers::end_hop;
 use crate::server::{Application, Manners, Peer};
 
-/// One address as the plan sees it: who listens there, and how connections are treated.
-pub struct Door {
-    /// The address as the file gives it.
-    pub address: SocketAddr,
-    /// How connections are treated.
-    pub manners: Manners,
-    /// Who may speak for a client.
-    pub trusted_proxies: Arc<TrustedProxies>,
-    /// The listeners that share the address, by host.
-    pub listeners: HostMap<Arc<Entrance>>,
-    /// Their names, in file order.
-    pub names: Vec<Arc<str>>,
+/// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
+pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: Option<&Peer>) -> Response {
+    let arrived = arrive(door, &mut request, peer);
+    let watch = observer.begin(&arrived.exchange, &mut request);
+    let response = answer(&arrived, request).await;
+    watch.until_the_end(response)
 }
 
-/// One listener: where its requests enter.
-pub struct Entrance {
-    /// Its name in the file.
-    pub name: Arc<str>,
-    /// Which forwarding headers upstreams get.
-    pub forwarding: Forwarding,
-    /// Its middlewares, for whoever asks.
-    pub links: Vec<Link>,
-    /// Its routes.
-    pub routes: Arc<Table>,
-    /// The same middlewares as one chain.
-    pub chain: Next,
+/// A request that has arrived: who sent it, and where it enters.
+pub struct Arrived<'a> {
+    /// The request's exchange. It is attached to the request already.
+    pub exchange: Exchange,
+    /// The listener that takes it, or why none does.
+    pub entrance: Result<&'a Arc<Entrance>, Rejection>,
 }
 
-impl Door {
-    /// The listeners' names as plain text.
-    pub fn listener_names(&self) -> Vec<&str> {
-        self.names.iter().map(|name| &**name).collect()
+/// Finds out who sent a request and which listener it is for. What speaks of the client's connection only ends here.
+pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Arrived<'a> {
+    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
+    let entrance = enter(door, request);
+    let listener = entrance.as_ref().ok();
+    let arrival = Arrival {
+        client,
+        listener: listener.map_or(&door.names[0], |listener| &listener.name).clone(),
+        port: peer.and_then(|peer| peer.local).map(|local| local.port()),
+        scheme: "http",
+        rehearsal: Stage::of(request).is_some(),
+    };
+    let exchange = Exchange::new(arrival, request);
+    exchange.attach(request);
+    if let Some(listener) = listener {
+        request.extensions_mut().insert(listener.forwarding);
+    }
+    end_hop(request.headers_mut());
+    Arrived { exchange, entrance }
+}
+
+/// Which listener the request is for: of those that share the address, the one with the most specific host.
+fn enter<'a>(door: &'a Door, request: &mut Request) -> Result<&'a Arc<Entrance>, Rejection> {
+    let host = authority::settle(request)?;
+    let listener = door.listeners.find(&host);
+    listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))
+}
+
+/// Sends a request that has arrived down its listener's chain, and finishes what comes back.
+pub async fn answer(arrived: &Arrived<'_>, request: Request) -> Response {
+    let response = match &arrived.entrance {
+        Ok(listener) => run(&listener.chain, request).await,
+        Err(rejection) => rejection.clone().into_response(),
+    };
+    rejection::finish(&arrived.exchange, response)
+}
+
+/// Runs a chain. Whatever panics in it refuses the request; nothing fails open, and the worker lives on.
+pub(crate) async fn run(chain: &Next, request: Request) -> Response {
+    match AssertUnwindSafe(async { chain.run(request).await }).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => Rejection::new(Cause::Internal).into_response(),
     }
 }
 
@@ -86,64 +113,90 @@ impl Application for Edge {
     }
 }
 
-/// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
-pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: Option<&Peer>) -> Response {
-    let arrived = arrive(door, &mut request, peer, false);
-    let watch = observer.begin(&arrived.exchange, &mut request);
-    let response = answer(&arrived, request).await;
-    watch.until_the_end(response)
+/// One address as the plan sees it: who listens there, and how connections are treated.
+pub struct Door {
+    /// The address as the file gives it.
+    pub address: SocketAddr,
+    /// How connections are treated.
+    pub manners: Manners,
+    /// Who may speak for a client.
+    pub trusted_proxies: Arc<TrustedProxies>,
+    /// The listeners that share the address, by host.
+    pub listeners: HostMap<Arc<Entrance>>,
+    /// Their names, in file order. There is one at least: that of a request which none of them takes.
+    pub names: Vec<Arc<str>>,
 }
 
-/// A request that has arrived: who sent it, and where it enters.
-pub struct Arrived<'a> {
-    /// The request's exchange. It is attached to the request already.
-    pub exchange: Exchange,
-    /// The listener that takes it, or why none does.
-    pub entrance: Result<&'a Arc<Entrance>, Rejection>,
-}
-
-/// Finds out who sent a request and which listener it is for. A rehearsal is only asked about: nothing of it is counted,
-/// logged or sent.
-pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>, rehearsal: bool) -> Arrived<'a> {
-    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
-    let entrance = enter(door, request);
-    let listener = entrance.as_ref().ok();
-    let arrival = Arrival {
-        client,
-        listener: listener.map_or_else(|| door.names[0].clone(), |listener| listener.name.clone()),
-        port: peer.and_then(|peer| peer.local).map(|local| local.port()),
-        scheme: "http",
-        rehearsal,
-    };
-    let exchange = Exchange::new(arrival, request);
-    exchange.attach(request);
-    if let Some(listener) = listener {
-        request.extensions_mut().insert(listener.forwarding);
+impl Door {
+    /// The listeners' names as plain text.
+    pub fn listener_names(&self) -> Vec<&str> {
+        self.names.iter().map(|name| &**name).collect()
     }
-    end_hop(request.headers_mut());
-    Arrived { exchange, entrance }
 }
 
-/// Sends a request that has arrived down its listener's chain, and finishes what comes back.
-pub async fn answer(arrived: &Arrived<'_>, request: Request) -> Response {
-    let response = match &arrived.entrance {
-        Ok(listener) => run(&listener.chain, request).await,
-        Err(rejection) => rejection.clone().into_response(),
-    };
-    rejection::finish(&arrived.exchange, response)
+/// One listener: where its requests enter.
+pub struct Entrance {
+    /// Its name in the file.
+    pub name: Arc<str>,
+    /// Which forwarding headers upstreams get.
+    pub forwarding: Forwarding,
+    /// Its middlewares, for whoever asks.
+    pub links: Vec<Link>,
+    /// Its routes.
+    pub routes: Arc<Table>,
+    /// The same middlewares as one chain.
+    pub chain: Next,
 }
 
-/// Which listener the request is for: of those that share the address, the one with the most specific host.
-pub fn enter<'a>(door: &'a Door, request: &mut Request) -> Result<&'a Arc<Entrance>, Rejection> {
-    let host = authority::settle(request)?;
-    let listener = door.listeners.find(&host);
-    listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))
-}
+#[cfg(test)]
+mod tests {
+    use http::header::HOST;
 
-/// Runs a chain. Whatever panics in it refuses the request; nothing fails open, and the worker lives on.
-pub(crate) async fn run(chain: &Next, request: Request) -> Response {
-    match AssertUnwindSafe(async { chain.run(request).await }).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => Rejection::new(Cause::Internal).into_response(),
+    use super::*;
+    use crate::Gateway;
+
+    const FILE: &str = r#"
+        [listener.local]
+        address = "127.0.0.1:0"
+        hosts = ["[::1]"]
+        [listener.rest]
+        address = "127.0.0.1:0"
+        [[route]]
+        listeners = ["local"]
+        match = { hosts = ["[::1]"], path = "/" }
+        respond = { body = "local" }
+        [[route]]
+        listeners = ["rest"]
+        match = { path = "/inside" }
+        chain = [{ type = "ip_whitelist", allow = ["127.0.0.0/8"] }]
+        respond = { body = "inside" }
+    "#;
+
+    /// The answer's status, and the cause if it is a refusal.
+    async fn status(host: &str, path: &str, peer: Option<&str>) -> (u16, Option<Cause>) {
+        let gateway = Gateway::new(crate::plugins());
+        let (plan, faults) = gateway.plan_text("gateway.toml", FILE);
+        let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
+        let door = plan.door_of("rest").expect("the file has it");
+        let request = http::Request::builder().uri(path).header(HOST, host).body(axum::body::Body::empty()).unwrap();
+        let peer = peer.map(|address| Peer { address: address.parse().unwrap(), local: None });
+        let response = serve(&door, &gateway.observer(), request, peer.as_ref()).await;
+        (response.status().as_u16(), Rejection::of(&response).map(Rejection::cause))
+    }
+
+    #[tokio::test]
+    async fn a_host_means_the_same_to_listener_and_route() {
+        // The listener was looked for by the literal as it was written, the route by what it means.
+        for host in ["[::1]", "[0:0::1]:8080", "[0:0:0:0:0:0:0:1]"] {
+            assert_eq!(status(host, "/", Some("127.0.0.1:1")).await, (200, None), "{host}");
+        }
+        assert_eq!(status("other.example", "/", Some("127.0.0.1:1")).await, (404, Some(Cause::NoRoute)));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_taken_for_somebody() {
+        assert_eq!(status("a", "/inside", Some("127.0.0.1:1")).await, (200, None));
+        assert_eq!(status("a", "/inside", Some("192.0.2.1:1")).await, (403, Some(Cause::IpNotAllowed)));
+        assert_eq!(status("a", "/inside", None).await, (500, Some(Cause::Internal)));
     }
 }

@@ -51,12 +51,12 @@ async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanatio
 
     let mut real = copy(&request);
     real.extensions_mut().insert(stage.clone());
-    let arrived = edge::arrive(door, &mut real, Some(&peer), true);
+    let arrived = edge::arrive(door, &mut real, Some(&peer));
     let response = edge::answer(&arrived, real).await;
 
     let mut told = copy(&request);
     told.extensions_mut().insert(stage.clone());
-    let again = edge::arrive(door, &mut told, Some(&peer), true);
+    let again = edge::arrive(door, &mut told, Some(&peer));
     let mut story = Story::begin(plan, told);
     if let Ok(entrance) = &again.entrance {
         let picked = arrived.exchange.service().map(|name| &**name);

@@ -134,6 +134,10 @@ pub fn of(
     carry: &Carry,
     faults: &mut Faults,
 ) -> Option<Plan> {
+    if let Err(conflict) = plugins.unambiguous() {
+        faults.error_without_place(conflict);
+        return None;
+    }
     let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Some(file) = File::of(document, faults) else {
         survey::survey(document, directory, plugins, faults);

@@ -11,7 +11,10 @@ use super::policy::{Host, Retry, Timeouts};
 use super::upstream::Upstream;
 use crate::registry::Standing;
 
-/// Where the last hop leaves what it would have done. Rides in the extensions of a rehearsal's request.
+/// Where the last hop leaves what it would have done.
+///
+/// It rides in a request's extensions and makes it a rehearsal, which is only asked about: nothing of it is counted,
+/// logged or sent.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
     offline: bool,
