@@ -44,9 +44,7 @@ pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
     }
     let gateway = Gateway::new(plugins);
     let (plan, faults) = gateway.plan_file(&run.file);
-    if !faults.is_empty() {
-        cli::eprint(&faults.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-    }
+    cli::report(&faults);
     let Some(plan) = plan else { return ExitCode::from(USAGE) };
 
     let runtime = match runtime(plan.workers()) {
@@ -135,6 +133,9 @@ impl App {
         gateway.take_over(plan);
         let (give_orders, orders) = mpsc::channel(16);
         let admin = admin_socket.map(|socket| admin::start(socket, gateway.clone(), give_orders.clone()));
+        if let Some(address) = admin.as_ref().and_then(server::Handle::address) {
+            info!(%address, "the admin API listens");
+        }
         gateway.set_ready(true);
         let leaving = Vec::new();
         Ok(Self { gateway, file, workers, read, doors, leaving, admin, orders, _give_orders: give_orders })

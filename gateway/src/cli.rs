@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_config::Faults;
 
 use crate::plugins::Plugins;
 use crate::{app, demo, explain, health, reference};
@@ -139,7 +140,6 @@ pub fn main(plugins: Plugins) -> ExitCode {
 
 impl Check {
     fn run(&self, plugins: &Plugins) -> ExitCode {
-        let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let mut reports = Vec::new();
         let mut wrong = false;
         for file in &self.files {
@@ -150,9 +150,7 @@ impl Check {
                 reports.push(faults);
                 continue;
             }
-            if !faults.is_empty() {
-                eprint(&faults.render(colour));
-            }
+            report(&faults);
             if let (Some(plan), false) = (plan, refused) {
                 print(&format!("{}: ok, {}\n", file.display(), plan.summary()));
             }
@@ -182,6 +180,11 @@ pub(crate) fn eprint(text: &str) {
     use std::io::Write;
     // Nobody is left to tell if standard error is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints what is wrong with a file, in colour where a person reads it.
+pub(crate) fn report(faults: &Faults) {
+    eprint(&faults.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
 }
 
 /// Prints one sentence as an error and returns the exit code.

@@ -178,12 +178,14 @@ async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = format!(
-        "[listener.web]\naddress = \"127.0.0.1:0\"\n[service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
+        "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
+         [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
         fake.address
     );
     std::fs::write(&file, toml).unwrap();
     let mut gateway = Process::run(&file);
     let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
+    let admin = gateway.says("the admin API listens").await["address"].as_str().unwrap().parse().unwrap();
     let mut client = Wire::connect(address).await;
     client.put("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut instance = fake.accept().await;
@@ -191,6 +193,9 @@ async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
 
     gateway.signal("TERM");
     gateway.says("draining").await;
+    // It waited for an answer until the process ended.
+    let (status, body) = portcullis::admin::client::post(admin, "/reload", String::new()).await.unwrap();
+    assert_eq!(status, 503, "{body}");
     instance.put("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");

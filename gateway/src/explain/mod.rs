@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::admin::client;
-use crate::cli::{UNAVAILABLE, USAGE, eprint, fail, print};
+use crate::cli::{UNAVAILABLE, USAGE, eprint, fail, print, report};
 use crate::plan;
 use crate::plugins::Plugins;
 
@@ -124,7 +124,7 @@ impl Question {
 fn from_file(file: &Path, asked: &Asked, plugins: &Plugins) -> Result<Explanation, ExitCode> {
     let (plan, faults) = plan::check(file, plugins);
     let Some(plan) = plan.filter(|_| !faults.has_errors()) else {
-        eprint(&faults.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+        report(&faults);
         return Err(ExitCode::from(USAGE));
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -151,21 +151,19 @@ fn write(queue: &Queue, mut target: Target) {
         drop(state);
 
         let result = target.follow(reopen).and_then(|()| target.file.write_all(&lines));
-        match (result, failing) {
-            (Ok(()), true) => info!("the access log is written again"),
-            (Ok(()), false) => {}
-            (Err(error), reported) => {
+        match result {
+            Ok(()) if failing && !lines.is_empty() => {
+                failing = false;
+                info!("the access log is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
                 let lost = lines.iter().filter(|&&byte| byte == b'\n').count();
                 queue.dropped.fetch_add(lost as u64, Relaxed);
-                if !reported {
+                if !std::mem::replace(&mut failing, true) {
                     warn!(%error, "the access log cannot be written; its lines are lost");
                 }
-                failing = true;
-                lines.clear();
             }
-        }
-        if !lines.is_empty() {
-            failing = false;
         }
         lines.clear();
         // After a burst the memory goes back.

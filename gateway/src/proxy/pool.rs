@@ -24,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How often connections are looked at that nobody asked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// With more services than this, the counts of those are let go that no plan and no request uses any more.
+const COUNTED: usize = 1024;
+
 /// How many connections are kept, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -95,17 +98,16 @@ impl Pools {
 
     /// Closes what is too old, and what belongs to instances that no plan knows any more.
     pub fn sweep(&self) {
-        let mut gone = Vec::new();
-        for (_, pool) in self.state().pools.extract_if(|_, pool| Arc::strong_count(pool) == 1) {
-            gone.push(pool);
-        }
-        for pool in gone {
-            pool.clear();
-        }
-        let pools: Vec<_> = self.state().pools.values().cloned().collect();
-        for pool in pools {
-            pool.sweep();
-        }
+        let (gone, pools) = {
+            let State { pools, counters } = &mut *self.state();
+            let gone: Vec<_> = pools.extract_if(|_, pool| Arc::strong_count(pool) == 1).collect();
+            if counters.len() > COUNTED {
+                counters.retain(|_, counters| Arc::strong_count(counters) > 1);
+            }
+            (gone, pools.values().cloned().collect::<Vec<_>>())
+        };
+        gone.iter().for_each(|(_, pool)| pool.clear());
+        pools.iter().for_each(|pool| pool.sweep());
     }
 
     /// What was counted for each service, ordered by name.
