@@ -125,19 +125,19 @@ impl App {
             plan.first_states(FIRST_STATES - PROMPT).await;
         }
 
+        let (workers, read) = (plan.workers(), plan.text().into());
+        gateway.take_over(plan);
         let mut doors = HashMap::new();
         for (door, socket) in sockets {
             doors.insert(door.address, Open::new(door, socket, gateway.observer()));
         }
-        let (workers, read) = (plan.workers(), plan.text().into());
-        gateway.take_over(plan);
         let (give_orders, orders) = mpsc::channel(16);
         let admin = admin_socket.map(|socket| admin::start(socket, gateway.clone(), give_orders.clone()));
         if let Some(address) = admin.as_ref().and_then(server::Handle::address) {
             info!(%address, "the admin API listens");
         }
-        gateway.set_ready(true);
         let leaving = Vec::new();
+        gateway.set_ready(true);
         Ok(Self { gateway, file, workers, read, doors, leaving, admin, orders, _give_orders: give_orders })
     }
 
