@@ -6,7 +6,7 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::HOST;
+use http::header::{ALLOW, HOST};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
 use portcullis_middleware::router::fold_host;
@@ -14,13 +14,17 @@ use portcullis_middleware::{Cause, Rejection, Request};
 
 use crate::proxy::headers::origin_form;
 
+/// What a 405 names where no route was asked yet (RFC 9110 §15.5.6 wants a list).
+const SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// Makes the request's host unambiguous, and returns it folded: in lower case, without port and trailing dot.
 ///
 /// An HTTP/1.0 request may lack a host; it is the empty string then, which only `any` matches.
 pub fn settle(request: &mut Request) -> Result<String, Rejection> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         // The first would make us a tunnel to anywhere, the second an echo of headers that clients must not see.
-        return Err(Rejection::new(Cause::MethodNotAllowed).detail("CONNECT and TRACE are not served"));
+        let refusal = Rejection::new(Cause::MethodNotAllowed).detail("CONNECT and TRACE are not served");
+        return Err(refusal.header(ALLOW, HeaderValue::from_static(SERVED)));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (host, more) = (hosts.next().cloned(), hosts.next().is_some());
@@ -79,6 +83,7 @@ fn refused(detail: &'static str) -> Rejection {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::response::IntoResponse;
     use portcullis_middleware::router::host_of;
 
     use super::*;
@@ -135,6 +140,17 @@ mod tests {
         ] {
             let refused = settle(&mut request("/", hosts)).expect_err("no host can be told");
             assert_eq!(refused.cause(), Cause::BadRequest, "{hosts:?}");
+        }
+    }
+
+    #[test]
+    fn tunnels_and_echoes_are_refused_with_what_is_served() {
+        for method in [Method::CONNECT, Method::TRACE] {
+            let mut request = request("/", &["a"]);
+            *request.method_mut() = method;
+            let refused = settle(&mut request).expect_err("it is not served").into_response();
+            assert_eq!(refused.status(), 405);
+            assert!(refused.headers()[ALLOW].to_str().expect("text").contains("GET"));
         }
     }
 
