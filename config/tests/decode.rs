@@ -215,3 +215,12 @@ fn a_name_that_no_chain_can_use_is_explained() {
 "#;
     assert_eq!(faults.render(false), expected);
 }
+
+#[test]
+fn a_chain_that_is_left_out_stands_where_its_listener_does() {
+    let text = "\n\n[listener.web]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = {}\n";
+    let (file, _) = File::parse("gateway.toml", text);
+    let file = file.expect("a good file");
+    let place = file.document.place(&file.listeners[0].value.chain[0].span());
+    assert_eq!(place.to_string(), "3:11");
+}

@@ -93,8 +93,11 @@ impl File {
             whole,
         };
         let mut listeners = reading.tables("listener", outline.listener);
-        for item in listeners.iter_mut().flat_map(|it| &mut it.value.chain) {
-            item.settle(document);
+        for listener in &mut listeners {
+            for item in &mut listener.value.chain {
+                item.settle(document);
+                item.or_at(&listener.name.span);
+            }
         }
         let mut registries = reading.tables("registry", outline.registry);
         let services = reading.tables("service", outline.service);

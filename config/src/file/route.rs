@@ -136,6 +136,15 @@ impl ChainItem {
             raw.settle(document);
         }
     }
+
+    /// A chain that is left out is written nowhere: it stands where its owner does.
+    pub(crate) fn or_at(&mut self, owner: &Range<usize>) {
+        if let Self::Named(name) = self
+            && name.span.is_empty()
+        {
+            name.span = owner.clone();
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for ChainItem {
