@@ -109,25 +109,22 @@ impl Edits {
     /// What is wrong with the changes to one `side` of the exchange.
     fn faults(&self, side: &str) -> BuildError {
         let mut faults = BuildError::default();
-        let mut fault = |path: Vec<Step>, sentence: String| {
-            faults.faults.push((path, sentence));
-        };
-        let key = |key: &str| Step::Key(key.to_owned());
         for (how, pairs) in [("set", &self.set), ("add", &self.add)] {
             for (index, (name, values)) in pairs.iter().enumerate() {
-                let path = vec![key(side), key(how), key(name.as_str())];
+                let path = [side, how, name.as_str()];
                 if let Some(reason) = untouchable(name, side) {
-                    fault(path, reason.to_owned());
+                    faults.add(path, reason);
                 } else if values.is_empty() {
-                    fault(path, "has no value; a header is taken away by `remove`".to_owned());
+                    faults.add(path, "has no value; a header is taken away by `remove`");
                 } else if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
-                    fault(path, "is there twice: headers' names are the same in any case".to_owned());
+                    faults.add(path, "is there twice: headers' names are the same in any case");
                 }
             }
         }
         for (index, name) in self.remove.iter().enumerate() {
             if let Some(reason) = untouchable(name, side) {
-                fault(vec![key(side), key("remove"), Step::Index(index)], format!("names `{name}`, which {reason}"));
+                let path = vec![Step::Key(side.to_owned()), Step::Key("remove".to_owned()), Step::Index(index)];
+                faults.add(path, format!("names `{name}`, which {reason}"));
             }
         }
         faults

@@ -150,7 +150,7 @@ impl IpWhitelist {
                         }
                         sources.push(source);
                     }
-                    Err(fault) => faults = faults.and(BuildError::at((key, index), fault)),
+                    Err(fault) => faults.add((key, index), fault),
                 }
             }
         }

@@ -55,6 +55,11 @@ impl BuildError {
         Self { faults: vec![(Vec::new(), sentence.into())] }
     }
 
+    /// Adds a fault of one setting, named as by [`at`](BuildError::at): for builders that say all that is wrong at once.
+    pub fn add(&mut self, key: impl IntoKeyPath, sentence: impl Into<String>) {
+        self.faults.push((key.into_key_path(), sentence.into()));
+    }
+
     /// Both these faults.
     #[must_use]
     pub fn and(mut self, other: BuildError) -> Self {
@@ -203,7 +208,7 @@ impl<'a> Context<'a> {
 
     /// Says that a setting works and is probably not what was meant.
     pub fn warn(&self, key: impl IntoKeyPath, sentence: impl Into<String>) {
-        self.warnings.borrow_mut().faults.push((key.into_key_path(), sentence.into()));
+        self.warnings.borrow_mut().add(key, sentence);
     }
 
     /// The end of a chain that sends to this service, or `None` if no such service can exist.

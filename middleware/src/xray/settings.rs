@@ -395,7 +395,7 @@ struct Faults(BuildError);
 
 impl Faults {
     fn add(&mut self, key: impl IntoKeyPath, sentence: impl Into<String>) {
-        self.0.faults.push((key.into_key_path(), sentence.into()));
+        self.0.add(key, sentence);
     }
 
     fn check(&mut self, key: impl IntoKeyPath, fault: Option<String>) {
