@@ -118,11 +118,6 @@ impl Faults {
         self.list.last_mut().expect("it was just pushed")
     }
 
-    /// Takes over the faults of another run.
-    pub fn append(&mut self, other: Faults) {
-        self.list.extend(other.list);
-    }
-
     /// Whether there is anything to say at all.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

@@ -41,16 +41,6 @@ pub struct OpenTable {
     pub raw: Raw,
 }
 
-impl OpenTable {
-    /// How a report calls it: ``middleware `office` (ip_whitelist)``.
-    pub fn whom(&self) -> String {
-        match &self.name {
-            Some(name) => format!("{} `{name}` ({})", self.kind, self.raw.type_name),
-            None => format!("{} ({})", self.kind, self.raw.type_name),
-        }
-    }
-}
-
 /// All open tables of a document that can be read as such. What cannot be read is reported by
 /// [`File::of`](crate::File::of).
 pub fn open_tables(document: &Document) -> Vec<OpenTable> {

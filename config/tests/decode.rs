@@ -191,8 +191,17 @@ fn open_tables_can_be_read_although_the_file_has_faults() {
     assert!(file.is_none());
     let document = faults.errors().find_map(|fault| fault.document.clone()).unwrap();
     let tables = open_tables(&document);
-    let whom: Vec<String> = tables.iter().map(|table| table.whom()).collect();
-    assert_eq!(whom, ["registry `default` (x)", "middleware `limit` (limiter)", "middleware (a)", "middleware (b)"]);
+    let found: Vec<_> = tables.iter().map(|it| (it.kind, it.name.as_deref(), it.raw.type_name.as_str())).collect();
+    let (registry, middleware) = (Kind::Registry, Kind::Middleware);
+    assert_eq!(
+        found,
+        [
+            (registry, Some("default"), "x"),
+            (middleware, Some("limit"), "limiter"),
+            (middleware, None, "a"),
+            (middleware, None, "b")
+        ]
+    );
     unknown_type(Kind::Registry, &tables[0].raw.type_name, &["static", "memory"], &document, &mut faults);
     assert!(faults.render(false).contains("unknown registry type `x`"));
 }

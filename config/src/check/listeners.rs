@@ -8,6 +8,9 @@ use crate::raw::Step;
 use crate::units::{HostPattern, ListenAddress};
 use crate::{Listener, Named};
 
+/// What holds a request's headers gives out not far above this.
+const MOST_HEADERS: usize = 16_384;
+
 impl Check<'_> {
     pub(super) fn listeners(&mut self) {
         let listeners = &self.file.listeners;
@@ -28,6 +31,10 @@ impl Check<'_> {
                 let span = self.span_in(listener, &["limits", key]);
                 self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
             }
+        }
+        if value.limits.headers > MOST_HEADERS {
+            let span = self.span_in(listener, &["limits", "headers"]);
+            self.error(&span, format!("`headers` goes up to {MOST_HEADERS}; no request has more"));
         }
         if value.limits.header_size.bytes() == 0 {
             let span = self.span_in(listener, &["limits", "header_size"]);

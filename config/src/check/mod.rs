@@ -33,9 +33,6 @@ pub(crate) struct Known {
 /// More threads than any machine has cores for; beyond it the system gives out.
 const MOST_WORKERS: usize = 1024;
 
-/// The registry that services use unless they name another.
-pub(crate) const DEFAULT_REGISTRY: &str = "default";
-
 pub(crate) fn check(file: &File, known: &Known, trusted_proxies: &[Spanned<Network>], faults: &mut Faults) {
     let mut check = Check { file, known, faults };
     check.top(trusted_proxies);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use http::uri::PathAndQuery;
 
-use super::{Check, DEFAULT_REGISTRY};
-use crate::file::pattern;
+use super::Check;
+use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
 use crate::node::{Kind, Node};
 use crate::raw::Step;
 use crate::units::HostPattern;
@@ -118,7 +118,7 @@ impl Check<'_> {
     }
 
     fn service_of(&mut self, route: &Route, service: &Spanned<String>) {
-        let Some(capture) = dynamic(service) else {
+        let Some(capture) = capture_of(service) else {
             self.known_service(service);
             return;
         };
@@ -294,11 +294,6 @@ impl Check<'_> {
             self.error(&span, "one attempt may take longer than all of them together").label("longer than `total`");
         }
     }
-}
-
-/// The name between the braces of `"{service}"`.
-fn dynamic(service: &str) -> Option<&str> {
-    service.strip_prefix('{')?.strip_suffix('}')
 }
 
 fn quoted(route: &Route) -> String {

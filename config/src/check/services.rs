@@ -1,6 +1,7 @@
 //! Services: where their instances come from.
 
-use super::{Check, DEFAULT_REGISTRY};
+use super::Check;
+use crate::file::DEFAULT_REGISTRY;
 use crate::{Named, Service};
 
 impl Check<'_> {

@@ -61,11 +61,12 @@ impl File {
     }
 }
 
-impl File {
-    /// The middleware that `[middleware.NAME]` declares.
-    pub fn middleware(&self, name: &str) -> Option<&Named<Raw>> {
-        self.middlewares.iter().find(|it| it.name.value == name)
-    }
+/// The registry that services use unless they name another.
+pub const DEFAULT_REGISTRY: &str = "default";
+
+/// The capture that names the service, if requests name it: `service` for `"{service}"`.
+pub fn capture_of(service: &str) -> Option<&str> {
+    service.strip_prefix('{')?.strip_suffix('}')
 }
 
 /// A table and the name it was given: `[listener.web]`.

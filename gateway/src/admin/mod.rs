@@ -18,7 +18,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use portcullis_config::units;
+use portcullis_config::{DEFAULT_REGISTRY, units};
 use portcullis_middleware::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -200,7 +200,7 @@ struct Deregister {
 }
 
 fn default_registry() -> String {
-    "default".to_owned()
+    DEFAULT_REGISTRY.to_owned()
 }
 
 fn one() -> u32 {

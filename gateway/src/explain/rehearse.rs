@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use http::header::{ALLOW, FORWARDED, HOST, LOCATION};
 use http::{HeaderName, HeaderValue};
-use portcullis_config::did_you_mean;
+use portcullis_config::{capture_of, did_you_mean};
 use portcullis_config::units::{self, HostPattern};
 use portcullis_middleware::layer::{self, Running, hop};
 use portcullis_middleware::router::{self, Criterion, HostMap, host_of};
@@ -194,7 +194,7 @@ impl<'a> Story<'a> {
         for branch in &possible {
             self.pass(&branch.chain, Chain::Split).await;
             let is_it = match picked {
-                Some(picked) => branch.service == picked || is_capture(&branch.service),
+                Some(picked) => branch.service == picked || capture_of(&branch.service).is_some(),
                 None => self.steps[steps..].iter().any(|step| match (&step.verdict, refusal) {
                     (Verdict::Refused(cause), Some(refusal)) => cause == refusal.cause().name(),
                     (verdict, None) => matches!(verdict, Verdict::Answered(_)),
@@ -395,7 +395,7 @@ fn target(plan: &Plan, planned: &PlannedRoute, picked: Option<&Arc<str>>, stage:
 }
 
 fn service(plan: &Plan, branch: &Branch, picked: Option<&Arc<str>>, stage: &Stage) -> Service {
-    let dynamic = is_capture(&branch.service);
+    let dynamic = capture_of(&branch.service).is_some();
     let name = match picked {
         Some(picked) if dynamic => picked.to_string(),
         _ => branch.service.clone(),
@@ -526,11 +526,6 @@ fn meaning(rejection: &Rejection) -> String {
     let sentence = sentence.trim_end_matches('.');
     let mut characters = sentence.chars();
     characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
-}
-
-/// Whether a route's service is named by its requests: `{service}`.
-fn is_capture(service: &str) -> bool {
-    service.starts_with('{')
 }
 
 fn duration(duration: std::time::Duration) -> String {

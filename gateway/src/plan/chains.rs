@@ -194,7 +194,7 @@ impl<'a> Middlewares<'a> {
 
     /// The end of a chain that sends to a service of this name, or to the one that the request names.
     fn forward(&self, name: &Spanned<String>, overrides: &Overrides, faults: &mut Faults) -> Option<Next> {
-        let service = match capture(name) {
+        let service = match config::capture_of(name) {
             Some(capture) => {
                 Service::Named(Arc::new(ByRequest { capture: capture.to_owned(), services: self.services.clone() }))
             }
@@ -209,11 +209,6 @@ impl<'a> Middlewares<'a> {
         };
         Some(Next::new(Forward::new(service, overrides.clone())))
     }
-}
-
-/// The capture that a service's name consists of.
-pub(super) fn capture(service: &str) -> Option<&str> {
-    service.strip_prefix('{')?.strip_suffix('}')
 }
 
 impl Link {

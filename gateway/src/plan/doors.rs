@@ -55,14 +55,7 @@ pub(super) fn build(
 
 fn door(address: SocketAddr, listener: &Listener, trusted_proxies: Arc<TrustedProxies>) -> Door {
     // Listeners that share an address agree on these; that was checked with the file.
-    let manners = Manners {
-        connections: listener.limits.connections,
-        header_size: usize::try_from(listener.limits.header_size.bytes()).unwrap_or(usize::MAX),
-        headers: listener.limits.headers,
-        header: listener.timeouts.header.limit(),
-        idle: listener.timeouts.idle.limit(),
-        body_idle: listener.timeouts.body_idle.limit(),
-    };
+    let manners = Manners::new(&listener.limits, &listener.timeouts);
     Door { address, manners, trusted_proxies, listeners: HostMap::default(), names: Vec::new() }
 }
 

@@ -271,7 +271,7 @@ impl Plan {
         match declared.map(|named| &named.value) {
             Some(service) if service.instances.is_some() => None,
             Some(config::Service { registry: Some(registry), .. }) => Some(registry.value.clone()),
-            _ => self.registry(services::DEFAULT).map(|live| live.name().to_owned()),
+            _ => self.registry(config::DEFAULT_REGISTRY).map(|live| live.name().to_owned()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
-use portcullis_config::{self as config, Faults, File, Named, Spanned};
+use portcullis_config::{self as config, DEFAULT_REGISTRY, Faults, File, Named, Spanned};
 use portcullis_middleware::plugin::Services;
 use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 
@@ -14,8 +14,6 @@ use super::registries::Registries;
 use crate::proxy::{Forward, Overrides, Policy, Pools, Resolve, Resolved, Service, Stage, Upstream};
 use crate::registry::{self, Live, LiveService, Missing, ServiceName};
 
-/// The registry of services that name none.
-pub(super) const DEFAULT: &str = "default";
 /// How many services that requests named are kept ready. The registry's own limit is the same.
 const DYNAMIC: usize = 1024;
 
@@ -58,7 +56,7 @@ impl ServiceBook {
 
     fn registry_of(&self, service: &config::Service) -> Option<&Arc<Live>> {
         // That there is one was checked with the file; if it could not be built, that was reported.
-        self.registries.find(service.registry.as_ref().map_or(DEFAULT, |name| name.value.as_str()))
+        self.registries.find(service.registry.as_ref().map_or(DEFAULT_REGISTRY, |name| name.value.as_str()))
     }
 
     /// The service of this name: declared, or one that the default registry may know.
@@ -66,7 +64,7 @@ impl ServiceBook {
         if let Some(upstream) = self.known(name) {
             return Some(upstream);
         }
-        let live = self.registries.find(DEFAULT)?.service(&name.parse().ok()?);
+        let live = self.registries.find(DEFAULT_REGISTRY)?.service(&name.parse().ok()?);
         let upstream = Arc::new(Upstream::new(name, live, Policy::default(), self.pools.clone()));
         self.names().insert(name.to_owned(), upstream.clone());
         Some(upstream)
@@ -103,7 +101,7 @@ impl ServiceBook {
             return Ok(upstream);
         }
         let unknown = || Rejection::new(Cause::NoRoute).detail("there is no service of that name");
-        let Some(live) = self.registries.find(DEFAULT) else { return Err(unknown()) };
+        let Some(live) = self.registries.find(DEFAULT_REGISTRY) else { return Err(unknown()) };
         match live.find(&name).await {
             Ok(service) => Ok(self.ready(name, &service)),
             Err(Missing::Unknown) => Err(unknown()),
@@ -120,7 +118,7 @@ impl ServiceBook {
             return Ok(upstream);
         }
         let registered = name.parse().map_err(|_| unknown())?;
-        let live = self.registries.find(DEFAULT).ok_or_else(unknown)?.service(&registered);
+        let live = self.registries.find(DEFAULT_REGISTRY).ok_or_else(unknown)?.service(&registered);
         Ok(Arc::new(Upstream::new(name, live, Policy::default(), self.pools.clone())))
     }
 

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portcullis_config::{Limits, ListenerTimeouts};
 use portcullis_middleware::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -63,16 +64,23 @@ pub struct Manners {
     pub body_idle: Option<Duration>,
 }
 
+impl Manners {
+    /// What a listener's settings say.
+    pub fn new(limits: &Limits, timeouts: &ListenerTimeouts) -> Self {
+        Self {
+            connections: limits.connections,
+            header_size: limits.header_size.as_usize(),
+            headers: limits.headers,
+            header: timeouts.header.limit(),
+            idle: timeouts.idle.limit(),
+            body_idle: timeouts.body_idle.limit(),
+        }
+    }
+}
+
 impl Default for Manners {
     fn default() -> Self {
-        Self {
-            connections: 10_000,
-            header_size: 32 * 1024,
-            headers: 100,
-            header: Some(Duration::from_secs(10)),
-            idle: Some(Duration::from_secs(60)),
-            body_idle: Some(Duration::from_secs(30)),
-        }
+        Self::new(&Limits::default(), &ListenerTimeouts::default())
     }
 }
 
