@@ -244,3 +244,73 @@ impl Gateway {
 fn timestamp(time: SystemTime) -> String {
     httpdate::fmt_http_date(time)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::proxy::Upstream;
+    use crate::registry::Live;
+
+    /// A file whose services and middlewares are the same whatever its one route says.
+    fn file(body: &str) -> String {
+        format!(
+            r#"
+            access_log = {{ output = "off" }}
+            [listener.web]
+            address = "127.0.0.1:0"
+            chain = ["office", "router"]
+            [registry.default]
+            type = "memory"
+            [service.fixed]
+            instances = ["127.0.0.1:9"]
+            [middleware.office]
+            type = "ip_whitelist"
+            allow = ["127.0.0.0/8"]
+            [[route]]
+            match = {{ path = "/hello" }}
+            respond = {{ body = "{body}" }}
+            [[route]]
+            match = {{ path = "/fixed" }}
+            service = "fixed"
+            [[route]]
+            match = {{ path = "/orders" }}
+            service = "orders"
+            [[route]]
+            match = {{ path = "/{{service}}/{{*rest}}" }}
+            chain = [{{ type = "mirror", service = "orders" }}]
+            service = "{{service}}"
+            "#
+        )
+    }
+
+    fn go_live(gateway: &Gateway, text: &str) -> Arc<Plan> {
+        let (plan, faults) = gateway.plan_text("gateway.toml", text);
+        let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
+        gateway.go_live(plan, &Handle::current()).expect("it needs nothing")
+    }
+
+    fn live(plan: &Plan) -> (Arc<Live>, Arc<Upstream>) {
+        (plan.registry("default").unwrap().clone(), plan.service("orders").unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_was_replaced_is_gone_and_what_did_not_change_goes_on() {
+        let gateway = Gateway::new(crate::plugins());
+        let plan = go_live(&gateway, &file("hello"));
+        let (registry, orders) = live(&plan);
+        let (old, door) = (Arc::downgrade(&plan), Arc::downgrade(&plan.door_of("web").unwrap()));
+        let routes: Vec<_> = plan.routes().iter().map(Arc::downgrade).collect();
+        drop(plan);
+
+        // One that is refused leaves no trace either.
+        assert!(gateway.plan_text("gateway.toml", "[[route]]\nservice = \"nobody\"").0.is_none());
+        let plan = go_live(&gateway, &file("adieu"));
+        let (same_registry, same_orders) = live(&plan);
+        assert!(Arc::ptr_eq(&registry, &same_registry), "the registry is asked on");
+        assert!(Arc::ptr_eq(orders.service(), same_orders.service()), "and so is what it knows");
+        assert_eq!((old.strong_count(), door.strong_count()), (0, 0), "nobody holds the old plan");
+        assert_eq!(routes.iter().map(Weak::strong_count).sum::<usize>(), 0, "nor any route of it");
+    }
+}
