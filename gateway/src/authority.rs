@@ -31,6 +31,12 @@ pub fn settle(request: &mut Request) -> Result<String, Rejection> {
     if more {
         return Err(refused("there is more than one Host header"));
     }
+    // RFC 9112 §3.2: it is there and is well-formed, also beside a target that wins over it.
+    let named = match &host {
+        Some(host) => Some(fold(host)?),
+        None if request.version() == Version::HTTP_11 => return Err(refused("there is no Host header")),
+        None => None,
+    };
     if let Some(authority) = request.uri().authority().cloned() {
         if request.uri().scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
             return Err(refused("the target's scheme is neither http nor https"));
@@ -42,10 +48,10 @@ pub fn settle(request: &mut Request) -> Result<String, Rejection> {
         *request.uri_mut() = origin_form(request.uri());
         return Ok(folded);
     }
-    match host {
-        Some(host) => fold(&host),
+    match named {
+        Some(host) => Ok(host),
         None if request.version() == Version::HTTP_10 => Ok(String::new()),
-        None => Err(refused("there is no Host header")),
+        None => Err(refused("the request names no host")),
     }
 }
 
@@ -117,6 +123,18 @@ mod tests {
         assert_eq!(settle(&mut request).expect("a good host"), "real.example");
         assert_eq!(request.headers()[HOST], "Real.example");
         assert_eq!(request.uri().to_string(), "/x?y=1");
+    }
+
+    #[test]
+    fn the_absolute_form_makes_no_good_host_of_a_bad_one() {
+        for hosts in [&[][..], &["a b"], &["a", "a"]] {
+            let refused = settle(&mut request("http://real.example/", hosts)).expect_err("no request of HTTP/1.1");
+            assert_eq!(refused.cause(), Cause::BadRequest, "{hosts:?}");
+        }
+        // HTTP/2 has no need of the header.
+        let mut newer = request("http://real.example/", &[]);
+        *newer.version_mut() = Version::HTTP_2;
+        assert_eq!(settle(&mut newer).expect("a good host"), "real.example");
     }
 
     #[test]
