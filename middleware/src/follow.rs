@@ -11,7 +11,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Writers need several system calls; a hint is looked at once they had this long.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_secs(5);
 pub struct Follow {
     path: PathBuf,
     seen: Option<u64>,
+    /// Whether it could not be read when it was looked at last.
+    gone: bool,
     /// When the file is to be looked at, if something hints at a change.
     look: Option<Instant>,
     poll: Interval,
@@ -54,6 +56,7 @@ impl Follow {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             seen: std::fs::read(path).ok().map(|content| digest(&content)),
+            gone: false,
             path: path.to_owned(),
             look: None,
             poll,
@@ -78,7 +81,17 @@ impl Follow {
             self.wait_for_a_hint().await;
             let content = tokio::fs::read(&self.path).await;
             self.look = None;
-            let Ok(content) = content else { continue };
+            let content = match content {
+                Ok(content) => content,
+                Err(error) => {
+                    // Said once; the poll comes by every few seconds.
+                    if !std::mem::replace(&mut self.gone, true) {
+                        warn!(path = %self.path.display(), %error, "a followed file cannot be read; what was read last stays");
+                    }
+                    continue;
+                }
+            };
+            self.gone = false;
             let digest = digest(&content);
             if self.seen.replace(digest) != Some(digest) {
                 return content;
@@ -145,6 +158,22 @@ mod tests {
         let path = directory.path().join("list");
         fs::write(&path, "new").expect("written");
         assert_eq!(Follow::since(&path, b"old").changed().await, b"new");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
+        fs::write(&path, "old").expect("written");
+        let mut follow = Follow::new(&path);
+        fs::remove_file(&path).expect("removed");
+        tokio::select! {
+            biased;
+            content = follow.changed() => panic!("a file that is gone has no content, not {content:?}"),
+            () = tokio::time::sleep(SETTLE * 3) => {}
+        }
+        fs::write(&path, "new").expect("written");
+        assert_eq!(follow.changed().await, b"new");
     }
 
     #[tokio::test]
