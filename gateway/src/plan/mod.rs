@@ -154,12 +154,14 @@ fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults:
     let routes = middlewares.routes(faults);
     overlaps::report(&file, &routes, faults);
     let doors = doors::build(&file, &routes, &mut middlewares, faults);
-    let tasks = Mutex::new(middlewares.into_tasks());
+    let mut tasks = middlewares.into_tasks();
+    tasks.push(services.tidy());
     services.settle();
     if faults.has_errors() {
         return None;
     }
     let routes = routes.into_iter().map(|(_, planned)| planned).collect();
+    let tasks = Mutex::new(tasks);
     Some(Plan { doors, routes, services, tasks, retired: CancellationToken::new(), file: Some(file) })
 }
 

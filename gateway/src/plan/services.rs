@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portcullis_config::{self as config, DEFAULT_REGISTRY, Faults, File, Named, Spanned};
-use portcullis_middleware::plugin::Services;
+use portcullis_middleware::plugin::{Services, Task};
 use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 
 use super::registries::Registries;
@@ -16,6 +17,8 @@ use crate::registry::{self, Live, LiveService, Missing, ServiceName};
 
 /// How many services that requests named are kept ready. The registry's own limit is the same.
 const DYNAMIC: usize = 1024;
+/// How often those are let go that the registry does not follow any more.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// Every service of a plan: those the file declares, and those that only a registry knows.
 #[derive(Default)]
@@ -30,6 +33,12 @@ pub(super) struct ServiceBook {
 }
 
 type Names = HashMap<String, Arc<Upstream>>;
+
+/// What the registry's directory let go, because nobody asked for it, is held by nothing but this map.
+fn still_followed(all: &Names) -> Names {
+    let kept = all.iter().filter(|(_, upstream)| Arc::strong_count(upstream.service()) > 1);
+    kept.map(|(name, upstream)| (name.clone(), upstream.clone())).collect()
+}
 
 impl ServiceBook {
     pub(super) fn build(file: &File, registries: Registries, pools: &Arc<Pools>, faults: &mut Faults) -> Self {
@@ -130,15 +139,25 @@ impl ServiceBook {
         }
         let upstream = Arc::new(Upstream::new(name.as_str(), service.clone(), Policy::default(), self.pools.clone()));
         self.by_request.rcu(|all| {
-            let mut all = HashMap::clone(all);
-            // What the registry's directory let go, because nobody asked for it, is held by nothing but this map.
-            all.retain(|_, upstream| Arc::strong_count(upstream.service()) > 1);
+            let mut all = still_followed(all);
             if all.len() < DYNAMIC {
                 all.insert(name.clone(), upstream.clone());
             }
             all
         });
         upstream
+    }
+
+    /// Lets go, now and then, of the services that requests named and that the registry's directory let go.
+    pub(super) fn tidy(self: &Arc<Self>) -> Task {
+        let book = self.clone();
+        Box::new(move |stop| {
+            Box::pin(async move {
+                while stop.run_until_cancelled(tokio::time::sleep(TIDY)).await.is_some() {
+                    book.by_request.rcu(|all| still_followed(all));
+                }
+            })
+        })
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {
@@ -196,5 +215,39 @@ pub(super) fn service_name(file: &File, name: &Spanned<String>, faults: &mut Fau
             faults.error(&file.document, name.span.clone(), invalid.to_string());
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Gateway;
+    use crate::registry::Registration;
+
+    const FILE: &str = r#"
+        access_log = { output = "off" }
+        [listener.web]
+        address = "127.0.0.1:0"
+        [registry.default]
+        type = "memory"
+        [[route]]
+        match = { path = "/{service}/{*rest}" }
+        service = "{service}"
+    "#;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_nobody_asks_for_any_more_is_followed_no_longer() {
+        let gateway = Gateway::new(crate::plugins());
+        let plan = gateway.plan_text("gateway.toml", FILE).0.expect("a good file");
+        let plan = gateway.go_live(plan, &tokio::runtime::Handle::current()).expect("it needs nothing");
+        let live = plan.registry("default").expect("the file has it");
+        let instance = "127.0.0.1:9".parse().expect("an address");
+        let registration = Registration { service: "orders".parse().expect("a name"), instance, ttl: None };
+        live.registry().register(registration).await.expect("there is room");
+
+        plan.services.requested("orders".to_owned()).await.expect("it is listed");
+        assert_eq!((live.stats().services, plan.services().len()), (1, 1));
+        // It was followed until another request named another service.
+        tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+        assert_eq!((live.stats().services, plan.services().len()), (0, 0));
     }
 }
