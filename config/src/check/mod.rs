@@ -105,8 +105,15 @@ impl Check<'_> {
                 crate::ChainItem::Inline(_) => None,
             })
             .collect();
+        // A name that is nearly this one is a slip of the pen, and is reported as such.
+        let declared: Vec<&str> = file.middlewares.iter().map(|middleware| middleware.name.as_str()).collect();
+        let meant: HashSet<&str> = used
+            .iter()
+            .filter(|name| !declared.contains(name))
+            .filter_map(|name| crate::did_you_mean(name, declared.iter().copied()))
+            .collect();
         for middleware in &file.middlewares {
-            if !used.contains(middleware.name.as_str()) {
+            if !used.contains(middleware.name.as_str()) && !meant.contains(middleware.name.as_str()) {
                 let said = format!("middleware `{}` is in no chain", middleware.name);
                 self.warning(&middleware.name.span, said);
             }
