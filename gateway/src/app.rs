@@ -78,6 +78,7 @@ pub struct App {
     workers: usize,
     /// The text that was read last, whether or not it could be used.
     read: Arc<str>,
+    signals: Signals,
     doors: HashMap<SocketAddr, Open>,
     /// Addresses that a reload gave up, while their last requests finish.
     leaving: Vec<server::Handle>,
@@ -85,6 +86,13 @@ pub struct App {
     orders: mpsc::Receiver<Order>,
     // Kept so that the channel stays open without an admin listener.
     _give_orders: mpsc::Sender<Order>,
+}
+
+/// The signals that are waited for.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
 }
 
 /// One bound address, and what serves there.
@@ -112,6 +120,8 @@ pub enum Reloaded {
 impl App {
     /// Binds every address of the plan, then serves. Nothing is served if anything it needs cannot be had.
     pub async fn start(gateway: Gateway, plan: Plan, file: Option<PathBuf>) -> Result<Self, Unavailable> {
+        // First of all: a signal that comes while the gateway starts is heard once it has.
+        let signals = Signals::listen();
         let gateway = Arc::new(gateway);
         let sockets = bind(plan.doors())?;
         let admin_socket = match plan.admin() {
@@ -138,7 +148,7 @@ impl App {
         }
         let leaving = Vec::new();
         gateway.set_ready(true);
-        Ok(Self { gateway, file, workers, read, doors, leaving, admin, orders, _give_orders: give_orders })
+        Ok(Self { gateway, file, workers, read, signals, doors, leaving, admin, orders, _give_orders: give_orders })
     }
 
     /// The address that a listener was really bound to; differs from the file's for port 0.
@@ -153,15 +163,12 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, reloading on SIGHUP, on a change of the file and when asked; then drains.
     pub async fn until_stopped(mut self) {
-        let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
-        let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
-        let mut hang_up = signal(SignalKind::hangup()).expect("the runtime handles signals");
         let mut follow = self.file.as_deref().map(|file| Follow::since(file, self.gateway.plan().text().as_bytes()));
         loop {
             let why = tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hang_up.recv() => {
+                _ = self.signals.terminate.recv() => break,
+                _ = self.signals.interrupt.recv() => break,
+                _ = self.signals.hang_up.recv() => {
                     self.gateway.reopen_log();
                     "SIGHUP"
                 }
@@ -180,7 +187,7 @@ impl App {
             };
             self.reload(why).await;
         }
-        self.drain(&mut terminate, &mut interrupt).await;
+        self.drain().await;
     }
 
     /// All or nothing: a new plan, or the old one and the reasons.
@@ -256,7 +263,7 @@ impl App {
     }
 
     /// Not ready, no new connections, requests in flight finish; a second signal cuts that short.
-    async fn drain(self, terminate: &mut Signal, interrupt: &mut Signal) {
+    async fn drain(mut self) {
         // Who asks for a reload now is told that it is too late.
         drop(self.orders);
         self.gateway.set_ready(false);
@@ -267,11 +274,22 @@ impl App {
         tokio::select! {
             _ = join_all(servers.iter().map(server::Handle::closed)) => info!("every connection is closed"),
             () = tokio::time::sleep(DRAIN) => warn!(seconds = DRAIN.as_secs(), "connections were still open; they are cut"),
-            _ = terminate.recv() => warn!("told to stop again; open connections are cut"),
-            _ = interrupt.recv() => warn!("told to stop again; open connections are cut"),
+            _ = self.signals.terminate.recv() => warn!("told to stop again; open connections are cut"),
+            _ = self.signals.interrupt.recv() => warn!("told to stop again; open connections are cut"),
         }
         self.gateway.shut_down().await;
         info!("stopped");
+    }
+}
+
+impl Signals {
+    fn listen() -> Self {
+        let listen = |kind| signal(kind).expect("the runtime handles signals");
+        Self {
+            terminate: listen(SignalKind::terminate()),
+            interrupt: listen(SignalKind::interrupt()),
+            hang_up: listen(SignalKind::hangup()),
+        }
     }
 }
 
