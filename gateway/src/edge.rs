@@ -1,7 +1,8 @@
 //! THE REQUEST PATH: from a parsed request to its answer, in one function that can be read aloud.
 //!
-//! What it needs was prepared when the plan was built. On this path there is no lock, no registry call, and nothing is
-//! parsed but what the client sent.
+//! What it needs was prepared when the plan was built. On this path no registry is called, and nothing is parsed but what
+//! the client sent. Two kinds of lock remain, both held for a push or a pop and never across a wait: a request's own notes
+//! and body, and the idle connections of an instance.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
