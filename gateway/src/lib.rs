@@ -44,6 +44,7 @@ pub mod registry;
 pub mod server;
 pub mod testing;
 mod unavailable;
+pub mod worker;
 
 #[doc = include_str!("../../docs/architecture.md")]
 pub mod architecture {}
