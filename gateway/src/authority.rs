@@ -4,12 +4,13 @@
 //! with what won, and a target in origin form, so that nobody further down can read another host than the one that was
 //! judged here. Listeners and routes compare it [folded](fold_host) by the same function.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use http::header::{ALLOW, HOST};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Version};
-use portcullis_middleware::router::fold_host;
+use portcullis_middleware::router::{fold_host, host_of};
 use portcullis_middleware::{Cause, Rejection, Request};
 
 use crate::proxy::headers::origin_form;
@@ -20,43 +21,42 @@ const SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Makes the request's host unambiguous, and returns it folded: in lower case, without port and trailing dot.
 ///
 /// An HTTP/1.0 request may lack a host; it is the empty string then, which only `any` matches.
-pub fn settle(request: &mut Request) -> Result<String, Rejection> {
+pub fn settle(request: &mut Request) -> Result<Cow<'_, str>, Rejection> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         // The first would make us a tunnel to anywhere, the second an echo of headers that clients must not see.
         let refusal = Rejection::new(Cause::MethodNotAllowed).detail("CONNECT and TRACE are not served");
         return Err(refusal.header(ALLOW, HeaderValue::from_static(SERVED)));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (host, more) = (hosts.next().cloned(), hosts.next().is_some());
+    let (host, more) = (hosts.next(), hosts.next().is_some());
     if more {
         return Err(refused("there is more than one Host header"));
     }
     // RFC 9112 §3.2: it is there and is well-formed, also beside a target that wins over it.
-    let named = match &host {
-        Some(host) => Some(fold(host)?),
+    match host {
+        Some(host) => check(host)?,
         None if request.version() == Version::HTTP_11 => return Err(refused("there is no Host header")),
-        None => None,
-    };
-    if let Some(authority) = request.uri().authority().cloned() {
+        None if request.version() == Version::HTTP_10 || request.uri().authority().is_some() => {}
+        None => return Err(refused("the request names no host")),
+    }
+    if let Some(authority) = request.uri().authority() {
         if request.uri().scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
             return Err(refused("the target's scheme is neither http nor https"));
         }
         let value =
             HeaderValue::from_str(authority.as_str()).map_err(|_| refused("the target's authority is malformed"))?;
-        let folded = fold(&value)?;
-        request.headers_mut().insert(HOST, value);
+        check(&value)?;
         *request.uri_mut() = origin_form(request.uri());
-        return Ok(folded);
+        request.headers_mut().insert(HOST, value);
     }
-    match named {
-        Some(host) => Ok(host),
-        None if request.version() == Version::HTTP_10 => Ok(String::new()),
-        None => Err(refused("the request names no host")),
-    }
+    Ok(host_of(request))
 }
 
-/// The host in an authority, ready to be compared.
-fn fold(value: &HeaderValue) -> Result<String, Rejection> {
+/// Whether an authority is one that everybody reads alike.
+fn check(value: &HeaderValue) -> Result<(), Rejection> {
+    if is_plain(value.as_bytes()) {
+        return Ok(());
+    }
     let malformed = || refused("the Host header is malformed");
     let text = value.to_str().map_err(|_| malformed())?;
     let authority: Authority = text.parse().map_err(|_| malformed())?;
@@ -76,10 +76,20 @@ fn fold(value: &HeaderValue) -> Result<String, Rejection> {
     if host.strip_prefix('[').is_some_and(|literal| !is_address(literal)) {
         return Err(malformed());
     }
-    match fold_host(host).into_owned() {
-        nothing if nothing.is_empty() => Err(malformed()),
-        folded => Ok(folded),
-    }
+    if fold_host(host).is_empty() { Err(malformed()) } else { Ok(()) }
+}
+
+/// Whether this is what nearly every request says, a name or an IPv4 address and perhaps a port, so that a short look
+/// is enough. What is not so may still be good.
+fn is_plain(authority: &[u8]) -> bool {
+    let colon = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+    let (host, port) = authority.split_at(colon);
+    let (Some(first), Some(last)) = (host.first(), host.last()) else { return false };
+    first.is_ascii_alphanumeric()
+        && last.is_ascii_alphanumeric()
+        && host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        // Four digits cannot be more than the highest port. Without any there is only the colon, which is malformed.
+        && (port.is_empty() || matches!(port.len(), 2..=5) && port[1..].iter().all(u8::is_ascii_digit))
 }
 
 fn refused(detail: &'static str) -> Rejection {
@@ -88,11 +98,9 @@ fn refused(detail: &'static str) -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use axum::body::Body;
     use axum::response::IntoResponse;
-    use portcullis_middleware::router::host_of;
-
-    use super::*;
 
     fn request(target: &str, hosts: &[&str]) -> Request {
         let mut request = http::Request::builder().uri(target);

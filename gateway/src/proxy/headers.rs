@@ -61,17 +61,35 @@ const OWNED: [&str; 10] = [
 ///
 /// `TE: trailers` stays: we do pass trailers on.
 pub fn end_hop(headers: &mut HeaderMap) {
-    let trailers = takes_trailers(headers);
-    if headers.contains_key(CONNECTION) {
-        for name in listed(headers) {
-            headers.remove(name);
-        }
+    let found = find(headers, &HOP_BY_HOP);
+    if found == 0 {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    let trailers = takes_trailers(headers);
+    for name in listed(headers) {
         headers.remove(name);
     }
+    remove(headers, &HOP_BY_HOP, found);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Which of these names are there, a bit for each. Few messages have any of them, and one look at the names that a
+/// message does have costs less than asking its map for each that it has not.
+fn find(headers: &HeaderMap, names: &[HeaderName]) -> u32 {
+    headers
+        .keys()
+        .filter_map(|name| names.iter().position(|listed| listed == name))
+        .fold(0, |found, at| found | 1 << at)
+}
+
+/// Removes those of the names that were [found](find).
+fn remove(headers: &mut HeaderMap, names: &[HeaderName], found: u32) {
+    for (at, name) in names.iter().enumerate() {
+        if found & 1 << at != 0 {
+            headers.remove(name);
+        }
     }
 }
 
@@ -90,11 +108,11 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 /// Removes what no instance may believe: `Proxy` (which a CGI program takes for its proxy's address), and headers with
 /// underscores that look like ours.
 fn end_masquerade(headers: &mut HeaderMap) {
-    headers.remove("proxy");
     let masked = |name: &HeaderName| {
         let name = name.as_str();
-        name.contains('_') && OWNED.contains(&name.replace('_', "-").as_str())
+        name == "proxy" || name.as_bytes().contains(&b'_') && OWNED.contains(&name.replace('_', "-").as_str())
     };
+    // Without any, which is how it should be, this allocates nothing.
     let names: Vec<HeaderName> = headers.keys().filter(|name| masked(name)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -108,26 +126,22 @@ pub(super) fn prepare<B>(
     forwarding: Forwarding,
 ) -> Result<(), Rejection> {
     let client = *exchange.client()?;
-    let host = host(request);
+    // The host in an absolute-form target wins over `Host` (RFC 9112 §3.2.2).
+    if let Some(host) = request.uri().authority().and_then(bare) {
+        request.headers_mut().insert(HOST, host);
+    }
     let headers = request.headers_mut();
     end_hop(headers);
     end_masquerade(headers);
-    match &host {
-        Some(host) => headers.insert(HOST, host.clone()),
-        None => headers.remove(HOST),
-    };
-    introduce(headers, &client, exchange.scheme(), exchange.host().or(host.as_ref()), forwarding);
+    introduce(headers, &client, exchange.scheme(), exchange.host(), forwarding);
     Ok(())
 }
 
-/// The host that the request is for. The one in an absolute-form target wins over `Host` (RFC 9112 §3.2.2).
-fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
-    let bare = |authority: &Authority| {
-        let text = authority.as_str();
-        let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
-        HeaderValue::from_str(host).ok()
-    };
-    request.uri().authority().and_then(bare).or_else(|| request.headers().get(HOST).cloned())
+/// An authority without user information, as `Host` says it.
+fn bare(authority: &Authority) -> Option<HeaderValue> {
+    let text = authority.as_str();
+    let host = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    HeaderValue::from_str(host).ok()
 }
 
 /// Tells an instance who the client is.
@@ -138,32 +152,71 @@ fn introduce(
     host: Option<&HeaderValue>,
     mode: Forwarding,
 ) {
+    let claimed = find(headers, &CLAIMS);
+    if claimed != 0 {
+        remove(headers, &CLAIMS, claimed & !believed(client, mode));
+    }
     let hop = client.peer.ip().to_canonical();
-    for name in &CLAIMS {
-        // A trusted proxy that writes one family of headers passes the other one on as its client wrote it. So of what
-        // it sent, only the family that we write too is believed.
-        let family = if *name == FORWARDED { Forwarding::Rfc7239 } else { Forwarding::X };
-        if !client.peer_is_trusted || (mode != family && mode != Forwarding::Both) {
-            headers.remove(name);
-        }
-    }
     if matches!(mode, Forwarding::X | Forwarding::Both) {
-        append(headers, X_FORWARDED_FOR, &hop.to_string());
+        let hop = address(hop);
+        let client = if client.ip == client.peer.ip() { hop.clone() } else { address(client.ip) };
+        headers.reserve(4);
+        append(headers, X_FORWARDED_FOR, hop);
         insert_new(headers, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        if let Some(host) = host {
-            insert_new(headers, X_FORWARDED_HOST, host.clone());
+        if let Some(host) = host.cloned().or_else(|| headers.get(HOST).cloned()) {
+            insert_new(headers, X_FORWARDED_HOST, host);
         }
-        if let Ok(ip) = HeaderValue::try_from(client.ip.to_string()) {
-            headers.insert(X_REAL_IP, ip);
-        }
+        headers.insert(X_REAL_IP, client);
     }
-    if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both) {
-        append(headers, FORWARDED, &element(hop, scheme, host));
+    if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both)
+        && let Ok(element) = HeaderValue::try_from(element(hop, scheme, host.or(headers.get(HOST))))
+    {
+        append(headers, FORWARDED, element);
     }
 }
 
+/// Which of the [claims](CLAIMS) are believed, a bit for each.
+///
+/// A trusted proxy that writes one family of headers passes the other one on as its client wrote it. So of what it sent,
+/// only the family that we write too is believed.
+fn believed(client: &Client, mode: Forwarding) -> u32 {
+    let family = |name: &HeaderName| if *name == FORWARDED { Forwarding::Rfc7239 } else { Forwarding::X };
+    let is_believed = |name| client.peer_is_trusted && (mode == family(name) || mode == Forwarding::Both);
+    CLAIMS.iter().enumerate().filter(|(_, name)| is_believed(name)).fold(0, |found, (at, _)| found | 1 << at)
+}
+
+/// An address as a header's value. It is written with every request, and `Display` takes ten times as long.
+fn address(ip: IpAddr) -> HeaderValue {
+    let IpAddr::V4(ip) = ip else {
+        return HeaderValue::try_from(ip.to_string()).expect("an address consists of digits, letters and colons");
+    };
+    let mut text = [0; 15];
+    let mut length = 0;
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
+        let digits = &digits[if octet >= 100 {
+            0
+        } else if octet >= 10 {
+            1
+        } else {
+            2
+        }..];
+        if at > 0 {
+            text[length] = b'.';
+            length += 1;
+        }
+        text[length..length + digits.len()].copy_from_slice(digits);
+        length += digits.len();
+    }
+    HeaderValue::from_bytes(&text[..length]).expect("an address consists of digits and dots")
+}
+
 /// Joins an element to a list header, which then has one line.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+fn append(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
+    if !headers.contains_key(&name) {
+        headers.insert(name, element);
+        return;
+    }
     let mut line = Vec::new();
     for value in headers.get_all(&name) {
         line.extend_from_slice(value.as_bytes());
@@ -326,8 +379,15 @@ mod tests {
     #[test]
     fn the_target_is_sent_in_origin_form_and_its_host_wins() {
         let request = Request::get("http://user:pw@a.example:81/x?y").header(HOST, "b.example").body(()).unwrap();
-        assert_eq!(host(&request).unwrap(), "a.example:81");
+        assert_eq!(bare(request.uri().authority().unwrap()).unwrap(), "a.example:81");
         assert_eq!(origin_form(request.uri()), "/x?y");
         assert_eq!(origin_form(&Uri::from_static("*")), "*");
+    }
+
+    #[test]
+    fn an_address_is_written_as_everybody_writes_it() {
+        for ip in ["0.0.0.0", "1.20.255.9", "100.10.99.101", "255.255.255.255", "::1", "2001:db8::7"] {
+            assert_eq!(address(ip.parse().unwrap()), ip);
+        }
     }
 }
