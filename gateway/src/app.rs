@@ -14,24 +14,26 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use portcullis_config::{Document, Faults};
 use portcullis_middleware::follow::Follow;
-use tokio::net::TcpListener;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use crate::admin;
-use crate::cli::{self, UNAVAILABLE, USAGE};
+use crate::cli::{self, SOFTWARE, UNAVAILABLE, USAGE};
 use crate::edge::{Door, Edge};
 use crate::gateway::Gateway;
 use crate::observe::Observer;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
-use crate::server;
+use crate::server::{self, Socket};
 use crate::unavailable::Unavailable;
+use crate::workers::{Fallen, Workers};
 
 /// How long requests in flight may take to finish once the gateway was told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
+/// The same if a worker has died: the others' requests are worth a moment, but the gateway must come back soon.
+const DRAIN_WITHOUT_A_WORKER: Duration = Duration::from_secs(5);
 /// How long the start waits for the registries' first answers. Without them it starts all the same.
 const FIRST_STATES: Duration = Duration::from_secs(2);
 /// A registry that is well answers sooner than this. Longer, and the log says what is waited for.
@@ -47,16 +49,16 @@ pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
     cli::report(&faults);
     let Some(plan) = plan else { return ExitCode::from(USAGE) };
 
-    let runtime = match runtime(plan.workers()) {
+    let runtime = match control() {
         Ok(runtime) => runtime,
-        Err(error) => return cli::fail(UNAVAILABLE, &format!("cannot start the workers: {error}")),
+        Err(error) => return cli::fail(UNAVAILABLE, &format!("cannot start: {error}")),
     };
     let code = runtime.block_on(async {
         match App::start(gateway, plan, Some(run.file)).await {
-            Ok(app) => {
-                app.until_stopped().await;
-                ExitCode::SUCCESS
-            }
+            Ok(app) => match app.until_stopped().await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(fallen) => cli::fail(SOFTWARE, &fallen.to_string()),
+            },
             Err(error) => cli::fail(UNAVAILABLE, &error.to_string()),
         }
     });
@@ -65,17 +67,16 @@ pub fn run(run: cli::Run, plugins: Plugins) -> ExitCode {
     code
 }
 
-/// The threads that serve.
-pub(crate) fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).thread_name("worker").enable_all().build()
+/// The runtime of everything that is no request: one thread, this one. What serves is on the [`Workers`].
+pub(crate) fn control() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// A running gateway with its sockets.
 pub struct App {
     gateway: Arc<Gateway>,
     file: Option<PathBuf>,
-    /// How many threads it was started with.
-    workers: usize,
+    workers: Workers,
     /// The text that was read last, whether or not it could be used.
     read: Arc<str>,
     signals: Signals,
@@ -97,7 +98,8 @@ struct Signals {
 
 /// One bound address, and what serves there.
 struct Open {
-    edge: Arc<Edge>,
+    /// One per worker.
+    edges: Vec<Arc<Edge>>,
     server: server::Handle,
 }
 
@@ -118,14 +120,28 @@ pub enum Reloaded {
 }
 
 impl App {
-    /// Binds every address of the plan, then serves. Nothing is served if anything it needs cannot be had.
+    /// Starts as many workers as the plan says, binds every address, then serves. Nothing is served if anything it needs
+    /// cannot be had. The current runtime is the control runtime from now on; no request runs on it.
     pub async fn start(gateway: Gateway, plan: Plan, file: Option<PathBuf>) -> Result<Self, Unavailable> {
+        let count = plan.workers();
+        let workers = Workers::start(count).map_err(|error| Unavailable::Workers { count, error })?;
+        Self::start_on(workers, gateway, plan, file).await
+    }
+
+    /// The same on workers that were started already. With [`Workers::here`] everything runs on the current runtime.
+    pub async fn start_on(
+        workers: Workers,
+        gateway: Gateway,
+        plan: Plan,
+        file: Option<PathBuf>,
+    ) -> Result<Self, Unavailable> {
         // First of all: a signal that comes while the gateway starts is heard once it has.
         let signals = Signals::listen();
         let gateway = Arc::new(gateway);
-        let sockets = bind(plan.doors())?;
+        let control = Workers::here();
+        let sockets = bind(&workers, plan.doors())?;
         let admin_socket = match plan.admin() {
-            Some(address) => Some(server::bind(address, &["admin"])?),
+            Some(address) => Some(control.bind(address, &["admin"])?),
             None => None,
         };
 
@@ -135,15 +151,15 @@ impl App {
             plan.first_states(FIRST_STATES - PROMPT).await;
         }
 
-        let (workers, read) = (plan.workers(), plan.text().into());
+        let read = plan.text().into();
         gateway.take_over(plan);
         let mut doors = HashMap::new();
         for (door, socket) in sockets {
-            doors.insert(door.address, Open::new(door, socket, gateway.observer()));
+            doors.insert(door.address, Open::new(&workers, &door, socket, &gateway.observer()));
         }
         let (give_orders, orders) = mpsc::channel(16);
-        let admin = admin_socket.map(|socket| admin::start(socket, gateway.clone(), give_orders.clone()));
-        if let Some(address) = admin.as_ref().and_then(server::Handle::address) {
+        let admin = admin_socket.map(|socket| admin::start(&control, socket, gateway.clone(), give_orders.clone()));
+        if let Some(address) = admin.as_ref().map(server::Handle::address) {
             info!(%address, "the admin API listens");
         }
         let leaving = Vec::new();
@@ -153,21 +169,24 @@ impl App {
 
     /// The address that a listener was really bound to; differs from the file's for port 0.
     pub fn bound(&self, address: SocketAddr) -> Option<SocketAddr> {
-        self.doors.get(&address)?.server.address()
+        Some(self.doors.get(&address)?.server.address())
     }
 
     /// The address of the admin listener.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref()?.address()
+        Some(self.admin.as_ref()?.address())
     }
 
     /// Serves until SIGTERM or SIGINT, reloading on SIGHUP, on a change of the file and when asked; then drains.
-    pub async fn until_stopped(mut self) {
+    ///
+    /// A worker that dies ends it too: who runs the gateway can start it anew, and would not notice half a gateway.
+    pub async fn until_stopped(mut self) -> Result<(), Fallen> {
         let mut follow = self.file.as_deref().map(|file| Follow::since(file, self.gateway.plan().text().as_bytes()));
-        loop {
+        let ended = loop {
             let why = tokio::select! {
-                _ = self.signals.terminate.recv() => break,
-                _ = self.signals.interrupt.recv() => break,
+                _ = self.signals.terminate.recv() => break Ok(()),
+                _ = self.signals.interrupt.recv() => break Ok(()),
+                fallen = self.workers.fallen() => break Err(fallen),
                 _ = self.signals.hang_up.recv() => {
                     self.gateway.reopen_log();
                     "SIGHUP"
@@ -186,8 +205,12 @@ impl App {
                 }
             };
             self.reload(why).await;
+        };
+        if let Err(fallen) = &ended {
+            error!("{fallen}");
         }
-        self.drain().await;
+        self.drain(if ended.is_ok() { DRAIN } else { DRAIN_WITHOUT_A_WORKER }).await;
+        ended
     }
 
     /// All or nothing: a new plan, or the old one and the reasons.
@@ -226,8 +249,8 @@ impl App {
             return Ok(Reloaded::Refused(faults));
         };
         let old = self.gateway.plan();
-        if plan.workers() != self.workers {
-            let said = format!("`workers` changes only with a restart; there are still {}", self.workers);
+        if plan.workers() != self.workers.count() {
+            let said = format!("`workers` changes only with a restart; there are still {}", self.workers.count());
             faults.warning_without_place(said);
         }
         if plan.admin() != old.admin() {
@@ -236,7 +259,7 @@ impl App {
         }
 
         let changes = plan.difference(&old);
-        let sockets = bind(plan.doors().filter(|door| !self.doors.contains_key(&door.address)))?;
+        let sockets = bind(&self.workers, plan.doors().filter(|door| !self.doors.contains_key(&door.address)))?;
         let plan = self.gateway.prepare(plan, &Handle::current())?;
         // Registries that are new get the same chance as at the start; meanwhile the old plan serves.
         plan.first_states(FIRST_STATES).await;
@@ -245,7 +268,8 @@ impl App {
         for (address, open) in std::mem::take(&mut self.doors) {
             match plan.door(address) {
                 Some(door) => {
-                    open.edge.swap(door);
+                    open.edges.iter().for_each(|edge| edge.swap(door.clone()));
+                    open.server.manners_changed();
                     self.doors.insert(address, open);
                 }
                 None => {
@@ -255,7 +279,7 @@ impl App {
             }
         }
         for (door, socket) in sockets {
-            self.doors.insert(door.address, Open::new(door, socket, self.gateway.observer()));
+            self.doors.insert(door.address, Open::new(&self.workers, &door, socket, &self.gateway.observer()));
         }
         self.leaving.retain(|server| server.open() > 0);
         self.gateway.take_over(plan);
@@ -263,7 +287,7 @@ impl App {
     }
 
     /// Not ready, no new connections, requests in flight finish; a second signal cuts that short.
-    async fn drain(mut self) {
+    async fn drain(mut self, limit: Duration) {
         // Who asks for a reload now is told that it is too late.
         drop(self.orders);
         self.gateway.set_ready(false);
@@ -273,11 +297,12 @@ impl App {
         info!(connections, "draining");
         tokio::select! {
             _ = join_all(servers.iter().map(server::Handle::closed)) => info!("every connection is closed"),
-            () = tokio::time::sleep(DRAIN) => warn!(seconds = DRAIN.as_secs(), "connections were still open; they are cut"),
+            () = tokio::time::sleep(limit) => warn!(seconds = limit.as_secs(), "connections were still open; they are cut"),
             _ = self.signals.terminate.recv() => warn!("told to stop again; open connections are cut"),
             _ = self.signals.interrupt.recv() => warn!("told to stop again; open connections are cut"),
         }
         self.gateway.shut_down().await;
+        self.workers.end().await;
         info!("stopped");
     }
 }
@@ -294,17 +319,20 @@ impl Signals {
 }
 
 /// Binds the addresses of these doors, all or none.
-fn bind<'a>(doors: impl Iterator<Item = &'a Arc<Door>>) -> Result<Vec<(Arc<Door>, TcpListener)>, Unavailable> {
-    doors.map(|door| Ok((door.clone(), server::bind(door.address, &door.listener_names())?))).collect()
+fn bind<'a>(
+    workers: &Workers,
+    doors: impl Iterator<Item = &'a Arc<Door>>,
+) -> Result<Vec<(Arc<Door>, Socket)>, Unavailable> {
+    doors.map(|door| Ok((door.clone(), workers.bind(door.address, &door.listener_names())?))).collect()
 }
 
 impl Open {
-    /// Begins to serve at a door.
-    fn new(door: Arc<Door>, socket: TcpListener, observer: Arc<Observer>) -> Self {
-        let address = socket.local_addr().unwrap_or(door.address);
-        info!(%address, listeners = door.listener_names().join(","), "listening");
-        let edge = Arc::new(Edge::new(door, observer));
-        Self { server: server::start(socket, edge.clone()), edge }
+    /// Begins to serve at a door, on every worker.
+    fn new(workers: &Workers, door: &Arc<Door>, socket: Socket, observer: &Arc<Observer>) -> Self {
+        info!(address = %socket.address(), listeners = door.listener_names().join(","), "listening");
+        let edge = |_| Arc::new(Edge::new(door.clone(), observer.clone()));
+        let edges: Vec<_> = (0..workers.count()).map(edge).collect();
+        Self { server: workers.open(socket, edges.clone()), edges }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Standard output carries what was asked for, standard error carries what is wrong. Exit codes follow `sysexits.h`
 //! where it has one: `64` for a wrong command line or a wrong file, `69` for what is not available (a taken port, an
-//! unreachable gateway), `1` for an expectation that does not hold.
+//! unreachable gateway), `70` for a worker that died, `1` for an expectation that does not hold.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +15,8 @@ use crate::{app, demo, explain, health, reference};
 
 /// The command line or the configuration is wrong (`EX_USAGE`).
 pub(crate) const USAGE: u8 = 64;
+/// The gateway itself is broken (`EX_SOFTWARE`).
+pub(crate) const SOFTWARE: u8 = 70;
 /// Something that is needed is not available (`EX_UNAVAILABLE`).
 pub(crate) const UNAVAILABLE: u8 = 69;
 

@@ -85,21 +85,23 @@ pub(crate) async fn run(chain: &Next, request: Request) -> Response {
     }
 }
 
-/// Takes requests from connections and answers them, by the plan of the moment.
+/// Takes requests from connections and answers them, by the plan of the moment. Every worker has one of its own for
+/// each address.
 pub struct Edge {
-    door: ArcSwap<Door>,
+    // The inner `Arc` is every worker's; the outer one is counted per request, and by one worker only.
+    door: ArcSwap<Arc<Door>>,
     observer: Arc<Observer>,
 }
 
 impl Edge {
     /// The edge of one address.
     pub fn new(door: Arc<Door>, observer: Arc<Observer>) -> Self {
-        Self { door: ArcSwap::new(door), observer }
+        Self { door: ArcSwap::from_pointee(door), observer }
     }
 
     /// Serves further requests by another plan; those in flight finish on theirs.
     pub fn swap(&self, door: Arc<Door>) {
-        self.door.store(door);
+        self.door.store(Arc::new(door));
     }
 }
 

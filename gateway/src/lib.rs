@@ -45,6 +45,7 @@ pub mod server;
 pub mod testing;
 mod unavailable;
 pub mod worker;
+pub mod workers;
 
 #[doc = include_str!("../../docs/architecture.md")]
 pub mod architecture {}

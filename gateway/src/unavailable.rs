@@ -18,6 +18,14 @@ pub enum Unavailable {
         /// Why not, and what to do.
         reason: String,
     },
+    /// The threads that were to serve.
+    #[error("cannot start {count} workers: {error}; `workers` in the file sets how many")]
+    Workers {
+        /// How many were to be started.
+        count: usize,
+        /// Why not.
+        error: Error,
+    },
     /// A file that the access log cannot be written to.
     #[error("the access log cannot be written to {output}: {error}")]
     AccessLog {

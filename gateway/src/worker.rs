@@ -50,6 +50,11 @@ pub fn index() -> usize {
     INDEX.get().unwrap_or_else(take_a_place)
 }
 
+/// Says that the current thread is the worker of this number.
+pub(crate) fn become_worker(number: usize) {
+    INDEX.set(Some(number % places()));
+}
+
 #[cold]
 fn take_a_place() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -65,9 +70,9 @@ pub struct Sharded<T> {
 }
 
 /// A value on cache lines that it shares with nothing else. 128 bytes, since processors fetch lines in pairs.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
-struct Padded<T>(T);
+pub(crate) struct Padded<T>(pub(crate) T);
 
 impl<T> Sharded<T> {
     /// Nothing at any place yet.

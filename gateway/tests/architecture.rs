@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The files that poll by hand: the hop, and bodies and streams that are watched while they flow. Everything else is
-/// written with `async`.
+/// The files that poll by hand: the hop, bodies and streams that are watched while they flow, and waiting for a connection
+/// or a connection's end. Everything else is written with `async`.
 const WRITTEN_BY_HAND: &[&str] = &[
     "middleware/src/layer.rs",
     "middleware/src/body.rs",
@@ -18,6 +18,8 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/proxy/answer.rs",
     "gateway/src/proxy/upload.rs",
     "gateway/src/server/deadline.rs",
+    "gateway/src/server/socket.rs",
+    "gateway/src/server/stop.rs",
 ];
 
 /// The only file of the plugins that opens a socket: where finished segments leave for the daemon.

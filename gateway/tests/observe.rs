@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis::Gateway;
 use portcullis::edge::Edge;
-use portcullis::server;
+use portcullis::workers::Workers;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -34,10 +34,11 @@ impl Running {
         let (plan, faults) = gateway.plan_text("test.toml", &text);
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
         let door = plan.doors().next().unwrap().clone();
-        let socket = server::bind(door.address, &["web"]).unwrap();
-        let address = socket.local_addr().unwrap();
+        let workers = Workers::here();
+        let socket = workers.bind(door.address, &["web"]).unwrap();
+        let address = socket.address();
         gateway.go_live(plan, &Handle::current()).unwrap();
-        server::start(socket, Arc::new(Edge::new(door, gateway.observer())));
+        workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
         Self { gateway, address, log, _folder: folder }
     }
 

@@ -22,7 +22,6 @@ use portcullis_config::{DEFAULT_REGISTRY, units};
 use portcullis_middleware::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
 
@@ -32,11 +31,13 @@ use crate::explain::Asked;
 use crate::gateway::Gateway;
 use crate::observe;
 use crate::registry::{Address, Instance, InstanceId, Registration, Registry, RegistryError, ServiceName};
-use crate::server::{self, Application, Manners, Peer};
+use crate::server::{self, Application, Manners, Peer, Socket};
+use crate::workers::Workers;
 
 /// Starts the admin API on a bound socket.
-pub fn start(socket: TcpListener, gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> server::Handle {
-    server::start(socket, Arc::new(Admin(router(gateway, orders))))
+pub fn start(control: &Workers, socket: Socket, gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> server::Handle {
+    let admin = Arc::new(Admin(router(gateway, orders)));
+    control.open(socket, vec![admin; control.count()])
 }
 
 /// The admin API as an axum application, to be embedded elsewhere.

@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::admin::client;
 use crate::app::{self, App};
-use crate::cli::{self, UNAVAILABLE, print};
+use crate::cli::{self, SOFTWARE, UNAVAILABLE, print};
 use crate::gateway::Gateway;
 use crate::plugins::Plugins;
 
@@ -37,16 +37,16 @@ pub(crate) struct Demo {
 
 /// Runs the demo until Ctrl-C, or through its requests once.
 pub(crate) fn run(demo: Demo, plugins: Plugins) -> ExitCode {
-    let runtime = match app::runtime(2) {
+    let runtime = match app::control() {
         Ok(runtime) => runtime,
-        Err(error) => return cli::fail(UNAVAILABLE, &format!("cannot start the workers: {error}")),
+        Err(error) => return cli::fail(UNAVAILABLE, &format!("cannot start: {error}")),
     };
     let code = match runtime.block_on(start(&demo, plugins)) {
         Ok(running) if demo.check => runtime.block_on(running.check()),
-        Ok(running) => {
-            runtime.block_on(running.serve());
-            ExitCode::SUCCESS
-        }
+        Ok(running) => match runtime.block_on(running.app.until_stopped()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fallen) => cli::fail(SOFTWARE, &fallen.to_string()),
+        },
         Err(sentence) => cli::fail(UNAVAILABLE, &sentence),
     };
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -200,10 +200,6 @@ impl Step {
 }
 
 impl Running {
-    async fn serve(self) {
-        self.app.until_stopped().await;
-    }
-
     /// Sends every step once and compares.
     async fn check(mut self) -> ExitCode {
         let mut failed = 0;

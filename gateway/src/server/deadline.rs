@@ -33,8 +33,8 @@ impl Phase {
     }
 
     /// The connection rests once this body has ended or was dropped.
-    pub(super) fn until_the_answer_ends(&self, body: Body) -> Body {
-        Body::new(UntilEnd { body, _phase: Rest(self.clone()) })
+    pub(super) fn until_the_answer_ends(&self, body: Body) -> UntilEnd {
+        UntilEnd { body, _phase: Rest(self.clone()) }
     }
 
     fn get(&self) -> u8 {
@@ -51,7 +51,8 @@ impl Drop for Rest {
 }
 
 pin_project! {
-    struct UntilEnd {
+    /// The body of an answer.
+    pub(super) struct UntilEnd {
         #[pin]
         body: Body,
         _phase: Rest,
@@ -161,9 +162,10 @@ impl<I: AsyncWrite> AsyncWrite for Deadlines<I> {
 /// A request's body that fails when it stands still for longer than `idle`.
 pub(super) fn body(body: Incoming, idle: Option<Duration>) -> Body {
     match idle {
-        // A request without a body needs no clock, and most have none.
-        Some(idle) if !body.is_end_stream() => Body::new(IdleBody { body, idle, clock: None }),
-        _ => Body::new(body),
+        // Most requests have none, and nothing needs to be allocated for it.
+        _ if body.is_end_stream() => Body::empty(),
+        Some(idle) => Body::new(IdleBody { body, idle, clock: None }),
+        None => Body::new(body),
     }
 }
 

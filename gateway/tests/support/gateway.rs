@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use portcullis::admin::client;
 use portcullis::app::App;
+use portcullis::workers::{Fallen, Workers};
 use portcullis::{Gateway, plugins};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -15,7 +16,7 @@ pub struct Running {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub file: PathBuf,
-    pub app: JoinHandle<()>,
+    pub app: JoinHandle<Result<(), Fallen>>,
     _directory: TempDir,
 }
 
@@ -36,7 +37,8 @@ impl Running {
         let gateway = Gateway::new(plugins());
         let (plan, faults) = gateway.plan_file(&file);
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
-        let app = App::start(gateway, plan, Some(file.clone())).await.unwrap();
+        // On the test's own runtime: its clock may be paused, and connections to instances are one worker's.
+        let app = App::start_on(Workers::here(), gateway, plan, Some(file.clone())).await.unwrap();
         let address = app.bound("127.0.0.1:0".parse().unwrap()).expect("the listener is on port 0");
         let admin = app.admin().expect("there is an admin listener");
         Self { address, admin, file, app: tokio::spawn(app.until_stopped()), _directory: directory }

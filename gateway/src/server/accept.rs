@@ -1,0 +1,123 @@
+//! Accepting connections, and who serves them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
+
+use super::places::Place;
+use super::socket::{Ear, Socket};
+use super::{Application, Handle, Peer, connection};
+use crate::workers::Crew;
+
+/// Begins to accept connections on every worker, each with an application of its own.
+pub(crate) fn open<A: Application>(socket: Socket, crew: Arc<Crew>, applications: Vec<Arc<A>>) -> Handle {
+    let Socket { address, ears } = socket;
+    let server = Handle::new(address);
+    let post = Arc::new(Post { applications, crew, server });
+    for (worker, ear) in ears.into_iter().enumerate() {
+        let (alarm, post) = (post.crew.alarm(worker), post.clone());
+        post.clone().spawn(worker, async move {
+            post.accept(&ear, worker).await;
+            alarm.disarm();
+        });
+    }
+    post.server.clone()
+}
+
+/// What the workers of one address have in common.
+struct Post<A> {
+    // One per worker, so that no two write to one reference count.
+    applications: Vec<Arc<A>>,
+    crew: Arc<Crew>,
+    server: Handle,
+}
+
+impl<A: Application> Post<A> {
+    /// Accepts connections on one worker until the address is given up.
+    async fn accept(&self, ear: &Ear, worker: usize) {
+        let (stop, places) = (&self.server.stop, &self.server.places);
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.told() => break,
+                accepted = ear.accept(|| places.take(self.limit(worker))) => accepted,
+            };
+            match accepted {
+                // Whoever comes when all places are taken waits in the kernel's queue.
+                None => tokio::select! {
+                    biased;
+                    () = stop.told() => break,
+                    () = places.free() => {}
+                },
+                Some((place, Ok((stream, address)))) => {
+                    failing = false;
+                    self.serve(worker, stream, address, place);
+                }
+                // The other end gave up while it waited in the queue; nothing is wrong here.
+                Some((_, Err(error))) if is_about_one_connection(&error) => {
+                    debug!(%error, "a connection was gone before it was accepted")
+                }
+                Some((place, Err(error))) => {
+                    // Out of descriptors or memory. The queue stays readable, so without a pause this loop would spin.
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "cannot accept connections; trying again until it works");
+                    }
+                    drop(place);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        // Whoever waits in the queue by now has connected, and would be cut off in the middle of a request.
+        while let Some(place) = places.take(self.limit(worker)) {
+            let Some((stream, address)) = ear.waiting().await else { return };
+            self.serve(worker, stream, address, place);
+        }
+    }
+
+    fn limit(&self, worker: usize) -> usize {
+        self.applications[worker].manners().connections
+    }
+
+    /// Hands a connection to the worker that shall have it.
+    fn serve(&self, accepted_by: usize, stream: TcpStream, address: SocketAddr, place: Place) {
+        let load = self.crew.spread(accepted_by);
+        let worker = load.worker();
+        let local = match self.server.address {
+            bound if bound.ip().is_unspecified() => stream.local_addr().ok(),
+            bound => Some(bound),
+        };
+        let (application, stop) = (self.applications[worker].clone(), self.server.stop.clone());
+        let serve = async move |stream| {
+            connection::serve(stream, Peer { address, local }, &*application, &stop).await;
+            drop((place, load));
+        };
+        if worker == accepted_by {
+            return self.spawn(worker, serve(stream));
+        }
+        // It leaves the runtime that accepted it, and must be told to the one that serves it.
+        match stream.into_std() {
+            Ok(stream) => self.spawn(worker, async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => serve(stream).await,
+                    Err(error) => warn!(%error, "a connection cannot be served"),
+                }
+            }),
+            Err(error) => warn!(%error, "a connection cannot be served"),
+        }
+    }
+
+    /// Runs something on a worker that belongs to this address.
+    fn spawn(&self, worker: usize, task: impl Future<Output = ()> + Send + 'static) {
+        self.crew.spawn(worker, self.server.connections.track_future(task));
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,87 @@
+//! Telling connections to finish.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::sync::Notify;
+
+/// Tells everything that serves an address to come to its end.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    told: AtomicBool,
+    bell: Notify,
+}
+
+impl Stop {
+    pub(super) fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+        self.bell.notify_waiters();
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is told.
+    pub(super) async fn told(&self) {
+        let mut bell = pin!(self.bell.notified());
+        bell.as_mut().enable();
+        if !self.is_told() {
+            bell.await;
+        }
+    }
+
+    /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon.
+    ///
+    /// `select!` would take the bell's lock, which all workers share, at every step of every request. Here the bell is
+    /// touched once: it keeps the waker of the task, which is the same as long as the task lives.
+    pub(super) async fn drive<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        mut finish: impl FnMut(Pin<&mut C>),
+    ) -> C::Output {
+        let mut bell = pin!(self.bell.notified());
+        let (mut listening, mut told) = (false, false);
+        poll_fn(move |context: &mut Context<'_>| -> Poll<C::Output> {
+            if !listening {
+                listening = true;
+                let _: Poll<()> = bell.as_mut().poll(context);
+            }
+            if !told && self.is_told() {
+                told = true;
+                finish(connection.as_mut());
+            }
+            connection.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_and_who_comes_later_too() {
+        let stop = Stop::default();
+        tokio::join!(stop.told(), stop.told(), async { stop.tell() });
+        stop.told().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_rests_is_told_once() {
+        let (stop, finished) = (Stop::default(), Cell::new(0));
+        let done = Notify::new();
+        let connection = pin!(done.notified());
+        let driven = stop.drive(connection, |_| {
+            finished.set(finished.get() + 1);
+            done.notify_one();
+        });
+        tokio::join!(driven, async { stop.tell() });
+        assert_eq!(finished.get(), 1);
+    }
+}

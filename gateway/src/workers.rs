@@ -1,0 +1,220 @@
+//! The threads that serve: one per core, each for itself.
+//!
+//! A worker is a thread with a runtime of its own. It accepts connections, serves them from the first byte to the last,
+//! and keeps its own connections to the services; it waits for nobody. Everything that is not a request (registries,
+//! health, exporters, the admin API, reloads, signals) runs on the control runtime, where the
+//! [`App`](crate::app::App) was started.
+//!
+//! The workers of an address accept from one socket, so whoever has time takes the next connection. One that has more
+//! connections than another passes on what it accepted: [`Crew::spread`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::server::{self, Application, Socket};
+use crate::unavailable::Unavailable;
+use crate::worker::{self, Padded};
+
+/// How long a worker may take to end once it was told to. Its connections are closed already, or are to be cut.
+const END: Duration = Duration::from_secs(1);
+
+/// The workers of a gateway. Dropping them ends them, and cuts their connections.
+pub struct Workers {
+    crew: Arc<Crew>,
+    threads: Vec<Thread>,
+    fallen: mpsc::Receiver<Fallen>,
+}
+
+/// A worker's thread, seen from outside.
+struct Thread {
+    // The worker ends when this is dropped.
+    told: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// A worker has ended that nobody told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("worker {0} has died, which it must never do; please report it with the panic above")]
+pub struct Fallen(usize);
+
+impl Workers {
+    /// Starts so many workers, each on a thread of its own.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let runtimes: Vec<_> = (0..count).map(|_| runtime()).collect::<io::Result<_>>()?;
+        let (bell, fallen) = mpsc::channel(count.max(1));
+        let crew = Crew::new(runtimes.iter().map(|runtime| runtime.handle().clone()), bell);
+        let threads = runtimes.into_iter().enumerate();
+        let threads = threads.map(|(number, runtime)| Thread::start(runtime, crew.alarm(number)));
+        Ok(Self { threads: threads.collect::<io::Result<_>>()?, crew, fallen })
+    }
+
+    /// No thread: the current runtime serves too. For a gateway inside another program, and for tests.
+    pub fn here() -> Self {
+        let (bell, fallen) = mpsc::channel(1);
+        Self { crew: Crew::new([Handle::current()], bell), threads: Vec::new(), fallen }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.crew.seats.len()
+    }
+
+    /// How many connections each of them serves.
+    pub fn connections(&self) -> Vec<usize> {
+        self.crew.connections().collect()
+    }
+
+    /// Binds an address for the named listeners. Nobody is accepted before it is [opened](Workers::open).
+    pub fn bind(&self, address: SocketAddr, listeners: &[&str]) -> Result<Socket, Unavailable> {
+        Socket::bind(address, listeners, self.crew.seats.iter().map(|seat| &seat.0.runtime))
+    }
+
+    /// Begins to accept connections, on every worker. Each answers by an application of its own, of which there is one
+    /// per worker.
+    pub fn open<A: Application>(&self, socket: Socket, applications: Vec<Arc<A>>) -> server::Handle {
+        assert_eq!(applications.len(), self.count(), "one application per worker");
+        server::open(socket, self.crew.clone(), applications)
+    }
+
+    /// Waits for a worker to end that nobody told to.
+    pub async fn fallen(&mut self) -> Fallen {
+        match self.fallen.recv().await {
+            Some(fallen) => fallen,
+            // The crew, which is ours, can always ring.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all of them. Connections that are still open are cut.
+    pub async fn end(self) {
+        for Thread { told, ended } in self.threads {
+            drop(told);
+            if timeout(END * 2, ended).await.is_err() {
+                warn!("a worker is busy and does not end; it is left behind");
+            }
+        }
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+impl Thread {
+    fn start(runtime: Runtime, alarm: Alarm) -> io::Result<Self> {
+        let name = format!("worker-{}", alarm.number);
+        let (told, until_told) = oneshot::channel::<()>();
+        let (at_end, ended) = oneshot::channel::<()>();
+        let work = move || {
+            worker::become_worker(alarm.number);
+            // It is never sent to: that its other end is gone is the sign.
+            let _ = runtime.block_on(until_told);
+            runtime.shutdown_timeout(END);
+            alarm.disarm();
+            drop(at_end);
+        };
+        thread::Builder::new().name(name).spawn(work)?;
+        Ok(Self { told, ended })
+    }
+}
+
+/// All workers, as each of them knows the others.
+pub(crate) struct Crew {
+    seats: Box<[Padded<Seat>]>,
+    bell: mpsc::Sender<Fallen>,
+}
+
+/// One worker, as the others know it.
+struct Seat {
+    runtime: Handle,
+    /// How many connections it serves, at all addresses.
+    connections: AtomicUsize,
+}
+
+impl Crew {
+    fn new(runtimes: impl IntoIterator<Item = Handle>, bell: mpsc::Sender<Fallen>) -> Arc<Self> {
+        let seat = |runtime| Padded(Seat { runtime, connections: AtomicUsize::new(0) });
+        Arc::new(Self { seats: runtimes.into_iter().map(seat).collect(), bell })
+    }
+
+    /// How many connections each worker serves.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = usize> {
+        self.seats.iter().map(|seat| seat.0.connections.load(Ordering::Relaxed))
+    }
+
+    /// Runs something on a worker.
+    pub(crate) fn spawn(&self, number: usize, task: impl Future<Output = ()> + Send + 'static) {
+        // Its end is not waited for here: a connection counts itself, and an accept loop rings the alarm.
+        drop(self.seats[number].0.runtime.spawn(task));
+    }
+
+    /// Who shall serve a connection that this worker has accepted: itself, unless another has clearly fewer.
+    ///
+    /// A few connections that stay are spread evenly, or one worker would be busy while another rests. Among many a
+    /// difference does not matter, and to pass one on costs waking another thread.
+    pub(crate) fn spread(self: &Arc<Self>, number: usize) -> Load {
+        let mine = self.seats[number].0.connections.load(Ordering::Relaxed);
+        let others = self.connections().enumerate().min_by_key(|&(_, connections)| connections);
+        let number = match others {
+            Some((other, least)) if mine > least + least / 8 => other,
+            _ => number,
+        };
+        self.seats[number].0.connections.fetch_add(1, Ordering::Relaxed);
+        Load { crew: self.clone(), number }
+    }
+
+    /// An alarm for what must not end on this worker.
+    pub(crate) fn alarm(&self, number: usize) -> Alarm {
+        Alarm { number, bell: Some(self.bell.clone()) }
+    }
+}
+
+/// A connection that a worker has, for as long as it has it.
+pub(crate) struct Load {
+    crew: Arc<Crew>,
+    number: usize,
+}
+
+impl Load {
+    /// Whose it is.
+    pub(crate) fn worker(&self) -> usize {
+        self.number
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.crew.seats[self.number].0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Rings when it is dropped, by a panic for example. Half of the capacity is not to be lost in silence.
+pub(crate) struct Alarm {
+    number: usize,
+    bell: Option<mpsc::Sender<Fallen>>,
+}
+
+impl Alarm {
+    /// What it watched ends as it should.
+    pub(crate) fn disarm(mut self) {
+        self.bell = None;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(bell) = &self.bell {
+            // If it is full, others have rung already.
+            let _ = bell.try_send(Fallen(self.number));
+        }
+    }
+}
