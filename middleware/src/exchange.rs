@@ -4,9 +4,14 @@
 //! address and the request id from it; the router notes the route, the proxy every attempt; the access log, metrics and
 //! traces read it all when the answer is over.
 
+mod clock;
+mod id;
+
 use std::borrow::Cow;
 use std::fmt;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
 use crate::{Cause, Rejection, Request};
+use id::Id;
 
 /// Who sent the request, found once by the edge and used by everything after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,17 +147,56 @@ struct Inner {
     target: Uri,
     host: Option<HeaderValue>,
     grpc: bool,
-    request_id: OnceLock<String>,
+    request_id: OnceLock<Id>,
     trace_id: OnceLock<String>,
     route: OnceLock<Arc<RouteInfo>>,
     service: OnceLock<Arc<str>>,
+    received: AtomicU64,
     upstream: Mutex<Upstream>,
 }
 
 #[derive(Default)]
 struct Upstream {
-    attempts: Vec<Attempt>,
+    attempts: Attempts,
     stamps: Vec<Arc<dyn StampAttempt>>,
+}
+
+/// Most requests need one attempt, so that one needs no memory of its own.
+#[derive(Default)]
+enum Attempts {
+    #[default]
+    None,
+    One(Attempt),
+    Several(Vec<Attempt>),
+}
+
+impl Attempts {
+    fn push(&mut self, attempt: Attempt) {
+        *self = match mem::take(self) {
+            Attempts::None => Attempts::One(attempt),
+            Attempts::One(first) => Attempts::Several(vec![first, attempt]),
+            Attempts::Several(mut attempts) => {
+                attempts.push(attempt);
+                Attempts::Several(attempts)
+            }
+        };
+    }
+
+    fn all(&self) -> &[Attempt] {
+        match self {
+            Attempts::None => &[],
+            Attempts::One(attempt) => std::slice::from_ref(attempt),
+            Attempts::Several(attempts) => attempts,
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Attempt> {
+        match self {
+            Attempts::One(attempt) if index == 0 => Some(attempt),
+            Attempts::Several(attempts) => attempts.get_mut(index),
+            _ => None,
+        }
+    }
 }
 
 impl Exchange {
@@ -162,10 +207,11 @@ impl Exchange {
                 .strip_prefix(b"application/grpc")
                 .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         });
+        let (started, started_at) = clock::now();
         Self(Arc::new(Inner {
             arrival,
-            started: Instant::now(),
-            started_at: SystemTime::now(),
+            started,
+            started_at,
             method: request.method().clone(),
             target: request.uri().clone(),
             // The absolute form wins over `Host` (RFC 9112 §3.2.2).
@@ -178,6 +224,7 @@ impl Exchange {
             trace_id: OnceLock::new(),
             route: OnceLock::new(),
             service: OnceLock::new(),
+            received: AtomicU64::new(0),
             upstream: Mutex::default(),
         }))
     }
@@ -265,12 +312,12 @@ impl Exchange {
 
     /// The request's id: the one that was [settled](Exchange::settle_request_id), else a random one made on first use.
     pub fn request_id(&self) -> &str {
-        self.0.request_id.get_or_init(|| format!("{:032x}", fastrand::u128(..)))
+        self.0.request_id.get_or_init(Id::mint).as_str()
     }
 
     /// Takes over an id that came with the request. The first one stays.
     pub fn settle_request_id(&self, id: String) {
-        let _ = self.0.request_id.set(id);
+        let _ = self.0.request_id.set(Id::Given(id.into()));
     }
 
     /// The trace the request belongs to, if a tracing middleware said so.
@@ -303,6 +350,16 @@ impl Exchange {
         let _ = self.0.service.set(service);
     }
 
+    /// How many bytes of the request's body have come so far.
+    pub fn received(&self) -> u64 {
+        self.0.received.load(Relaxed)
+    }
+
+    /// So many more bytes of the request's body have come. Whoever takes them from the client says so, nobody after it.
+    pub fn note_received(&self, bytes: u64) {
+        self.0.received.fetch_add(bytes, Relaxed);
+    }
+
     /// Asks to put a header on every attempt upstream.
     pub fn stamp_attempts(&self, stamp: Arc<dyn StampAttempt>) {
         self.upstream().stamps.push(stamp);
@@ -312,7 +369,7 @@ impl Exchange {
     /// all rewriting; with a scheme if that is not plain `http`.
     pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, target: &Uri, headers: &mut HeaderMap) -> u32 {
         let mut upstream = self.upstream();
-        let number = upstream.attempts.len() as u32 + 1;
+        let number = upstream.attempts.all().len() as u32 + 1;
         for stamp in &upstream.stamps {
             stamp.stamp(number, target, headers);
         }
@@ -341,12 +398,12 @@ impl Exchange {
 
     /// Every attempt so far.
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.upstream().attempts.clone()
+        self.upstream().attempts.all().to_vec()
     }
 
     /// Reads the attempts without copying them.
     pub fn with_attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
-        read(&self.upstream().attempts)
+        read(self.upstream().attempts.all())
     }
 
     fn upstream(&self) -> MutexGuard<'_, Upstream> {

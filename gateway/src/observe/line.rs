@@ -16,93 +16,90 @@
 //!
 //! Whatever a request contains, its line is one line: nothing in it ends a line, a string or a terminal's patience.
 
-use std::cell::RefCell;
-use std::fmt;
+use std::cell::Cell;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use http::Version;
-use portcullis_middleware::{Attempt, Exchange};
+use portcullis_middleware::{Attempt, Exchange, Origin};
 
 use super::watch::End;
 
-/// Writes a request's line, and hands it over.
-pub(super) fn write(exchange: &Exchange, end: &End<'_>, hand_over: impl FnOnce(&[u8])) {
-    thread_local! {
-        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    LINE.with_borrow_mut(|line| {
-        line.clear();
-        request(&mut Object::begin(line), exchange, end);
-        line.push(b'\n');
-        hand_over(line);
-    });
+/// Writes a request's line, with its line feed, to the end of `out`.
+pub(super) fn write(out: &mut Vec<u8>, exchange: &Exchange, attempts: &[Attempt], end: &End<'_>) {
+    request(&mut Object::begin(out), exchange, attempts, end);
+    out.push(b'\n');
 }
 
-fn request(line: &mut Object<'_>, exchange: &Exchange, end: &End<'_>) {
-    line.raw("time", |out| timestamp(out, exchange.started_at()));
-    line.plain("request_id", exchange.request_id());
+/// What comes before a value in an object: a comma, and the key in its quotes.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
+
+fn request(line: &mut Object<'_>, exchange: &Exchange, attempts: &[Attempt], end: &End<'_>) {
+    line.raw(key!("time"), |out| timestamp(out, exchange.started_at()));
+    line.text(key!("request_id"), exchange.request_id());
     if let Ok(client) = exchange.client() {
-        line.display("client", client.ip);
-        line.display("client_origin", client.origin);
-        line.display("peer", client.peer);
+        line.raw(key!("client"), |out| quoted(out, |out| address(out, client.ip)));
+        line.raw(key!("client_origin"), |out| quoted(out, |out| origin(out, client.origin)));
+        line.raw(key!("peer"), |out| quoted(out, |out| socket(out, client.peer)));
     }
-    line.plain("listener", exchange.listener());
-    line.plain("method", exchange.method().as_str());
-    line.plain("scheme", exchange.scheme());
+    line.text(key!("listener"), exchange.listener());
+    line.text(key!("method"), exchange.method().as_str());
+    line.text(key!("scheme"), exchange.scheme());
     if let Some(host) = exchange.host() {
-        line.bytes("host", host.as_bytes());
+        line.text(key!("host"), &String::from_utf8_lossy(host.as_bytes()));
     }
-    line.plain("path", exchange.target().path());
-    line.plain("protocol", protocol(end.protocol));
+    line.text(key!("path"), exchange.target().path());
+    line.text(key!("protocol"), protocol(end.protocol));
     if let Some(route) = exchange.route() {
-        line.plain("route", &route.name);
+        line.text(key!("route"), &route.name);
     }
     if let Some(service) = exchange.service() {
-        line.plain("service", service);
+        line.text(key!("service"), service);
     }
-    exchange.with_attempts(|attempts| {
-        if let Some(last) = attempts.last() {
-            line.plain("instance", &last.instance);
-        }
-        line.number("attempts", attempts.len() as u64);
-        if attempts.len() > 1 || attempts.iter().any(|attempt| attempt.cause.is_some()) {
-            line.raw("tries", |out| tries(out, attempts));
-        }
-    });
-    line.number("status", u64::from(end.status.as_u16()));
+    if let Some(last) = attempts.last() {
+        line.text(key!("instance"), &last.instance);
+    }
+    line.number(key!("attempts"), attempts.len() as u64);
+    if attempts.len() > 1 || attempts.iter().any(|attempt| attempt.cause.is_some()) {
+        line.raw(key!("tries"), |out| tries(out, attempts));
+    }
+    line.number(key!("status"), u64::from(end.status.as_u16()));
     if let Some(cause) = end.cause {
-        line.plain("cause", cause.name());
+        line.text(key!("cause"), cause.name());
     }
     if let Some(note) = end.note {
-        line.plain("note", note);
+        line.text(key!("note"), note);
     }
-    line.number("bytes_in", end.bytes_in);
-    line.number("bytes_out", end.bytes_out);
+    line.number(key!("bytes_in"), end.bytes_in);
+    line.number(key!("bytes_out"), end.bytes_out);
     if let Some(trace_id) = exchange.trace_id() {
-        line.plain("trace_id", trace_id);
+        line.text(key!("trace_id"), trace_id);
     }
-    line.raw("ms", |out| times(out, exchange, end.took));
+    line.raw(key!("ms"), |out| times(out, exchange, attempts, end.took));
 }
 
-fn times(out: &mut Vec<u8>, exchange: &Exchange, took: Duration) {
+fn times(out: &mut Vec<u8>, exchange: &Exchange, attempts: &[Attempt], took: Duration) {
     let mut times = Object::begin(out);
-    times.milliseconds("total", took);
-    exchange.with_attempts(|attempts| {
-        let (Some(first), Some(last)) = (attempts.first(), attempts.last()) else { return };
-        times.milliseconds("chain", first.started.saturating_duration_since(exchange.started()));
+    times.milliseconds(key!("total"), took);
+    if let (Some(first), Some(last)) = (attempts.first(), attempts.last()) {
+        times.milliseconds(key!("chain"), first.started.saturating_duration_since(exchange.started()));
         steps(&mut times, last);
-    });
+    }
 }
 
 fn steps(times: &mut Object<'_>, attempt: &Attempt) {
     if let Some(connect) = attempt.connect {
-        times.milliseconds("connect", connect);
+        times.milliseconds(key!("connect"), connect);
     }
     if let Some(first_byte) = attempt.first_byte {
-        times.milliseconds("first_byte", first_byte);
+        times.milliseconds(key!("first_byte"), first_byte);
         if let Some(end) = attempt.end {
-            times.milliseconds("body", end.saturating_sub(first_byte));
+            times.milliseconds(key!("body"), end.saturating_sub(first_byte));
         }
     }
 }
@@ -114,18 +111,18 @@ fn tries(out: &mut Vec<u8>, attempts: &[Attempt]) {
             out.push(b',');
         }
         let mut line = Object::begin(out);
-        line.plain("instance", &attempt.instance);
-        line.raw("reused", |out| out.extend_from_slice(if attempt.reused { b"true" } else { b"false" }));
+        line.text(key!("instance"), &attempt.instance);
+        line.raw(key!("reused"), |out| out.extend_from_slice(if attempt.reused { b"true" } else { b"false" }));
         if let Some(status) = attempt.status {
-            line.number("status", u64::from(status.as_u16()));
+            line.number(key!("status"), u64::from(status.as_u16()));
         }
         if let Some(cause) = attempt.cause {
-            line.plain("cause", cause.name());
+            line.text(key!("cause"), cause.name());
         }
-        line.raw("ms", |out| {
+        line.raw(key!("ms"), |out| {
             let mut times = Object::begin(out);
             if let Some(end) = attempt.end {
-                times.milliseconds("total", end);
+                times.milliseconds(key!("total"), end);
             }
             steps(&mut times, attempt);
         });
@@ -142,54 +139,102 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
+fn origin(out: &mut Vec<u8>, origin: Origin) {
+    match origin {
+        Origin::Peer => out.extend_from_slice(b"peer"),
+        other => drop(write!(out, "{other}")),
+    }
+}
+
+fn socket(out: &mut Vec<u8>, peer: SocketAddr) {
+    match peer {
+        SocketAddr::V4(peer) => {
+            address(out, (*peer.ip()).into());
+            out.push(b':');
+            decimal(out, u64::from(peer.port()));
+        }
+        SocketAddr::V6(peer) => drop(write!(out, "{peer}")),
+    }
+}
+
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                decimal(out, u64::from(octet));
+            }
+        }
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
+    }
+}
+
 /// A JSON object being written. It ends when dropped.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
-    empty: bool,
+    begin: usize,
 }
 
 impl<'a> Object<'a> {
     fn begin(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out, empty: true }
+        Self { begin: out.len(), out }
     }
 
-    /// A key, and a value that is written as JSON.
-    fn raw(&mut self, key: &'static str, value: impl FnOnce(&mut Vec<u8>)) {
-        self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
-        self.empty = false;
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
+    /// A [`key!`], and a value that is written as JSON.
+    fn raw(&mut self, key: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
+        self.out.extend_from_slice(key);
         value(self.out);
     }
 
-    fn plain(&mut self, key: &'static str, text: &str) {
+    fn text(&mut self, key: &[u8], text: &str) {
         self.raw(key, |out| quoted(out, |out| escape(out, text)));
     }
 
-    fn bytes(&mut self, key: &'static str, bytes: &[u8]) {
-        self.plain(key, &String::from_utf8_lossy(bytes));
+    fn number(&mut self, key: &[u8], number: u64) {
+        self.raw(key, |out| decimal(out, number));
     }
 
-    /// Addresses and their like, which have no need to be escaped.
-    fn display(&mut self, key: &'static str, value: impl fmt::Display) {
-        self.raw(key, |out| quoted(out, |out| drop(write!(out, "{value}"))));
-    }
-
-    fn number(&mut self, key: &'static str, number: u64) {
-        self.raw(key, |out| drop(write!(out, "{number}")));
-    }
-
-    fn milliseconds(&mut self, key: &'static str, time: Duration) {
-        let micros = time.as_micros();
-        self.raw(key, |out| drop(write!(out, "{}.{:03}", micros / 1000, micros % 1000)));
+    fn milliseconds(&mut self, key: &[u8], time: Duration) {
+        let micros = time.as_micros() as u64;
+        self.raw(key, |out| {
+            decimal(out, micros / 1000);
+            thousandths(out, micros % 1000);
+        });
     }
 }
 
 impl Drop for Object<'_> {
     fn drop(&mut self) {
+        // Every key brought a comma with it. The first one stands where the object begins.
+        match self.out.get_mut(self.begin) {
+            Some(comma) => *comma = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.push(b'}');
     }
+}
+
+/// Writes a number in as many digits as it has.
+fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Writes a point and three digits.
+fn thousandths(out: &mut Vec<u8>, number: u64) {
+    let digit = |value: u64| b'0' + (value % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(number / 100), digit(number / 10), digit(number)]);
 }
 
 fn quoted(out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
@@ -201,6 +246,11 @@ fn quoted(out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
 /// Writes text as part of a JSON string. All control characters are escaped, and whatever else some reader takes for
 /// the end of a line.
 fn escape(out: &mut Vec<u8>, text: &str) {
+    // Looked at as a whole, and not up to the first one: that way many bytes are looked at at once.
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\');
+    if text.as_bytes().iter().fold(true, |all, byte| all & plain(byte)) {
+        return out.extend_from_slice(text.as_bytes());
+    }
     let mut clean = 0;
     for (at, c) in text.char_indices() {
         let width = c.len_utf8();
@@ -220,13 +270,37 @@ fn escape(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[clean..]);
 }
 
+/// A moment down to the second, as text with its opening quote.
+type Second = [u8; 20];
+
 /// RFC 3339, in UTC, to the millisecond.
 fn timestamp(out: &mut Vec<u8>, time: SystemTime) {
+    thread_local! {
+        /// Most requests arrive in the same second as the one before.
+        static LAST: Cell<(u64, Second)> = Cell::new((0, second(0)));
+    }
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second, millisecond) = (second / 3600, second / 60 % 60, second % 60, since.subsec_millis());
-    drop(write!(out, "\"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z\""));
+    let (mut number, mut text) = LAST.get();
+    if number != since.as_secs() {
+        number = since.as_secs();
+        text = second(number);
+        LAST.set((number, text));
+    }
+    out.extend_from_slice(&text);
+    thousandths(out, u64::from(since.subsec_millis()));
+    out.extend_from_slice(b"Z\"");
+}
+
+fn second(number: u64) -> Second {
+    let (year, month, day) = civil(number / 86_400);
+    let (hour, minute, second) = (number / 3600 % 24, number / 60 % 60, number % 60);
+    let mut text = *b"\"0000-00-00T00:00:00";
+    let parts = [(1, year / 100), (3, year), (6, month), (9, day), (12, hour), (15, minute), (18, second)];
+    for (at, value) in parts {
+        text[at] += (value / 10 % 10) as u8;
+        text[at + 1] += (value % 10) as u8;
+    }
+    text
 }
 
 /// The date so many days after 1970-01-01, in the calendar whose years begin in March: Howard Hinnant,
@@ -255,10 +329,37 @@ mod tests {
             (4_107_542_399, "2100-02-28T23:59:59.000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000Z"),
         ] {
-            let mut out = Vec::new();
-            timestamp(&mut out, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-            assert_eq!(String::from_utf8(out).unwrap(), format!("\"{want}\""));
+            for (millis, want) in [(0, want.to_owned()), (47, want.replace(".000", ".047"))] {
+                let mut out = Vec::new();
+                timestamp(&mut out, SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1000 + millis));
+                assert_eq!(String::from_utf8(out).unwrap(), format!("\"{want}\""));
+            }
         }
+    }
+
+    #[test]
+    fn numbers_times_and_addresses_are_written_as_display_writes_them() {
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for number in [0, 9, 10, 999, 1000, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(written(&|out| decimal(out, number)), number.to_string());
+        }
+        for (micros, want) in [(0, "0.000"), (7, "0.007"), (4120, "4.120"), (1_234_567, "1234.567")] {
+            let line = written(&|out| Object::begin(out).milliseconds(key!("total"), Duration::from_micros(micros)));
+            assert_eq!(line, format!("{{\"total\":{want}}}"));
+        }
+        for text in ["0.0.0.0:0", "203.0.113.9:50000", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:80"] {
+            let peer: SocketAddr = text.parse().unwrap();
+            assert_eq!(written(&|out| socket(out, peer)), text);
+            assert_eq!(written(&|out| address(out, peer.ip())), peer.ip().to_string());
+        }
+        for from in [Origin::Peer, Origin::ProxyProtocol, Origin::Forwarded(3)] {
+            assert_eq!(written(&|out| origin(out, from)), from.to_string());
+        }
+        assert_eq!(written(&|out| drop(Object::begin(out))), "{}");
     }
 
     #[test]

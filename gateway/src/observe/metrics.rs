@@ -44,7 +44,7 @@ pub(super) fn render(observer: &Observer, registries: &[Arc<Live>]) -> String {
 /// All numbers at one moment.
 struct Scrape {
     totals: Totals,
-    in_flight: i64,
+    in_flight: u64,
     connections: Vec<(Arc<str>, Counts)>,
     registries: Vec<(String, Stats)>,
     dropped: u64,
@@ -66,25 +66,24 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
-        let series = self.totals.series();
         let mut requests = page.family(
             "portcullis_requests",
             "Requests answered, by the route that won and how it ended",
             MetricType::Counter,
         )?;
-        for ([listener, route, service], series) in &series {
+        for ([listener, route, service], series) in self.totals.series() {
             let mut answers = series.requests.clone();
             answers.sort_unstable_by_key(|(answered, _)| *answered);
             for (answered, number) in answers {
-                let names = [("listener", *listener), ("route", *route), ("service", *service)];
+                let names = [("listener", listener), ("route", route), ("service", service)];
                 requests.counter(&(names, answered.labels()), number)?;
             }
         }
-        page.gauge("portcullis_requests_in_flight", "Requests that are not over yet", self.in_flight)?;
+        page.gauge("portcullis_requests_in_flight", "Requests that are not over yet", self.in_flight as i64)?;
 
         // A route's time does not depend on the door it came through.
         let mut routes: BTreeMap<[&str; 2], Series> = BTreeMap::new();
-        for ([_, route, service], series) in series {
+        for ([_, route, service], series) in self.totals.series() {
             routes.entry([route, service]).or_default().add(series);
         }
         let mut durations = page.family(
@@ -120,8 +119,7 @@ impl Scrape {
     fn upstreams(&self, page: &mut Page<'_>) -> fmt::Result {
         let mut attempts =
             page.family("portcullis_attempts", "Attempts to send a request to an instance", MetricType::Counter)?;
-        for (service, outcomes) in self.totals.attempts() {
-            let mut outcomes = outcomes.to_vec();
+        for (service, mut outcomes) in self.totals.attempts() {
             outcomes.sort_unstable_by_key(|(outcome, _)| *outcome);
             for (outcome, number) in outcomes {
                 attempts.counter(&[("service", service), ("outcome", &outcome.label())], number)?;

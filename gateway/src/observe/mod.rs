@@ -3,7 +3,7 @@
 //! The edge begins a [`Watch`] when a request arrives and hands it the answer. The watch ends with the last byte of the
 //! answer, or when it breaks, or when the client goes away; then it is logged and counted, exactly once.
 //!
-//! Counting takes no lock that another worker wants: every thread has numbers of its own, and a scrape adds them up.
+//! Counting takes no lock that another worker wants: every worker has numbers of its own, and a scrape adds them up.
 
 mod access_log;
 mod line;
@@ -121,7 +121,7 @@ impl Observer {
 
     /// Begins to watch a request. The body of `request` is counted as it is read.
     pub fn begin(&self, exchange: &Exchange, request: &mut Request) -> Watch {
-        Watch::begin(self.numbers.of_this_thread(), exchange, request)
+        Watch::begin(self.numbers.of_this_worker(), exchange, request)
     }
 
     /// Everything counted so far, as Prometheus reads it; the answer's content type is [`CONTENT_TYPE`].

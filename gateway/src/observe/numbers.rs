@@ -1,28 +1,34 @@
 //! What is counted about requests.
 //!
-//! Every thread counts in a [`Shard`] of its own, so that workers never wait for each other nor share a cache line; the
-//! lock around a shard's maps is contended only by a scrape. A request whose task moved to another thread counts where
-//! it began.
+//! Every worker counts in a [`Shard`] of its own, so that workers never wait for each other nor share a cache line. The
+//! lock around a shard is wanted by nobody else but a scrape, which takes it for a few series at a time. A request whose
+//! task moved to another thread counts where it began.
 //!
 //! Names of listeners, routes and services come from the plan, never from a request. Services that requests name are
 //! bounded by the registry and, like everything else here, by [`MOST`]: what is past that counts as `other`.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use portcullis_middleware::{Attempt, Cause, Exchange};
+use portcullis_middleware::{Attempt, Cause, Exchange, RouteInfo};
 
 use super::Sink;
 use super::watch::End;
+use crate::worker::Sharded;
 
-/// How many combinations of listener, route and service a thread tells apart, and how many services.
+/// How many combinations of listener, route and service a worker tells apart.
 const MOST: usize = 16_384;
+
+/// How many ways to those combinations are remembered before all are forgotten. A reload makes new ones.
+const WAYS: usize = 2 * MOST;
+
+/// How many series a scrape reads while it keeps a worker from counting.
+const GLANCE: usize = 32;
 
 /// The upper bounds of the buckets of request durations, in seconds.
 pub(super) const BUCKETS: [f64; 16] =
@@ -42,39 +48,63 @@ const METHODS: [Method; 8] = [
 
 /// The numbers of a gateway.
 pub(super) struct Numbers {
-    id: u64,
     sink: Arc<Sink>,
-    shards: Mutex<Vec<Arc<Shard>>>,
+    shards: Sharded<Arc<Shard>>,
 }
 
-/// The numbers of one thread.
-#[derive(Default)]
+/// The numbers of one worker.
 #[repr(align(128))]
 pub(super) struct Shard {
-    in_flight: AtomicI64,
-    totals: Mutex<Totals>,
+    begun: AtomicU64,
+    over: AtomicU64,
+    books: Mutex<Books>,
     sink: Arc<Sink>,
 }
 
-/// Everything counted, of a thread or of all of them.
+/// What a worker has counted, and how it finds where to count.
 #[derive(Default)]
-pub(super) struct Totals {
-    /// By listener, route and service, joined by NUL.
-    series: HashMap<Box<str>, Series>,
-    /// By service.
-    attempts: HashMap<Box<str>, Vec<(Outcome, u64)>>,
-    /// What had no room.
-    overflow: u64,
+struct Books {
+    series: Vec<Series>,
+    /// The series of a request, by where its names lie in memory: most requests go a way that was gone before.
+    ways: HashMap<Way, Known, BuildHasherDefault<Mix>>,
+    /// The series by its names.
+    names: HashMap<Arc<Names>, usize>,
+    /// The series of all that have none of their own.
+    other: Option<usize>,
+}
+
+/// A listener, a route and a service. A request that found no route or no service has an empty name there.
+type Names = [Box<str>; 3];
+
+/// Where the names of a request's listener, route and service lie.
+#[derive(PartialEq, Eq)]
+struct Way([usize; 3]);
+
+/// Where a way leads.
+struct Known {
+    series: usize,
+    /// Kept, so that nothing else comes to lie there.
+    _kept: (Arc<str>, Option<Arc<RouteInfo>>, Option<Arc<str>>),
 }
 
 /// Requests of one listener, route and service.
 #[derive(Default, Clone)]
 pub(super) struct Series {
+    names: Arc<Names>,
+    is_other: bool,
     pub(super) requests: Vec<(Answered, u64)>,
+    pub(super) attempts: Vec<(Outcome, u64)>,
     pub(super) buckets: [u64; BUCKETS.len() + 1],
     pub(super) time: Duration,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+}
+
+/// Everything that was counted, added up.
+#[derive(Default)]
+pub(super) struct Totals {
+    series: BTreeMap<Arc<Names>, Series>,
+    overflow: u64,
 }
 
 /// How a request was answered.
@@ -86,7 +116,7 @@ pub(super) struct Answered {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     /// With an answer of this class.
     Status(u16),
@@ -96,101 +126,178 @@ pub(super) enum Outcome {
 
 impl Numbers {
     pub(super) fn new(sink: Arc<Sink>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Relaxed), sink, shards: Mutex::default() }
+        Self { sink, shards: Sharded::new() }
     }
 
-    /// Where this thread counts.
-    pub(super) fn of_this_thread(&self) -> Arc<Shard> {
-        thread_local! {
-            /// Almost always one; tests have several gateways in a process.
-            static SHARDS: RefCell<Vec<(u64, Arc<Shard>)>> = const { RefCell::new(Vec::new()) };
-        }
-        SHARDS.with_borrow_mut(|shards| {
-            if let Some((_, shard)) = shards.iter().find(|(id, _)| *id == self.id) {
-                return shard.clone();
-            }
-            let shard = self.adopt();
-            shards.push((self.id, shard.clone()));
-            shard
-        })
-    }
-
-    /// A shard whose thread is gone, or a new one.
-    fn adopt(&self) -> Arc<Shard> {
-        let mut shards = self.shards();
-        if let Some(orphan) = shards.iter().find(|shard| Arc::strong_count(shard) == 1) {
-            return orphan.clone();
-        }
-        let shard = Arc::new(Shard { sink: self.sink.clone(), ..Shard::default() });
-        shards.push(shard.clone());
-        shard
+    /// Where this worker counts.
+    pub(super) fn of_this_worker(&self) -> Arc<Shard> {
+        self.shards.mine_or(|| Arc::new(Shard::new(self.sink.clone()))).clone()
     }
 
     /// Requests that are not over yet.
-    pub(super) fn in_flight(&self) -> i64 {
-        self.shards().iter().map(|shard| shard.in_flight.load(Relaxed)).sum()
+    pub(super) fn in_flight(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.in_flight()).sum()
     }
 
     /// Everything counted so far.
     pub(super) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for shard in &*self.shards() {
-            totals.merge(&shard.totals());
+        for shard in self.shards.iter() {
+            shard.read(|series| totals.add(series));
         }
         totals
-    }
-
-    fn shards(&self) -> MutexGuard<'_, Vec<Arc<Shard>>> {
-        self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl fmt::Debug for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Numbers").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Numbers").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }
 
 impl Shard {
+    fn new(sink: Arc<Sink>) -> Self {
+        Self { begun: AtomicU64::new(0), over: AtomicU64::new(0), books: Mutex::default(), sink }
+    }
+
     pub(super) fn sink(&self) -> &Sink {
         &self.sink
     }
 
     /// A request began.
     pub(super) fn enter(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.begun.fetch_add(1, Relaxed);
     }
 
     /// A request that began here is over.
-    pub(super) fn leave(&self, exchange: &Exchange, end: &End<'_>) {
-        self.in_flight.fetch_sub(1, Relaxed);
-        let mut totals = self.totals();
-        totals.count_request(exchange, end);
-        exchange.with_attempts(|attempts| attempts.iter().for_each(|attempt| totals.count_attempt(attempt)));
+    pub(super) fn leave(&self, exchange: &Exchange, attempts: &[Attempt], end: &End<'_>) {
+        let mut books = self.books();
+        // Whoever holds the books is alone with it, so there is no need to tell other processors.
+        self.over.store(self.over.load(Relaxed) + 1, Relaxed);
+        let series = books.series_of(exchange);
+        series.count_request(exchange.method(), end);
+        attempts.iter().for_each(|attempt| series.count_attempt(attempt));
     }
 
-    fn totals(&self) -> MutexGuard<'_, Totals> {
-        self.totals.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn in_flight(&self) -> u64 {
+        let over = self.over.load(Relaxed);
+        self.begun.load(Relaxed).saturating_sub(over)
+    }
+
+    /// Reads all series, without keeping the worker for long.
+    fn read(&self, mut read: impl FnMut(&Series)) {
+        let mut from = 0;
+        loop {
+            let some: Vec<Series> = self.books().series.iter().skip(from).take(GLANCE).cloned().collect();
+            some.iter().for_each(&mut read);
+            from += some.len();
+            if some.len() < GLANCE {
+                return;
+            }
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Books {
+    fn series_of(&mut self, exchange: &Exchange) -> &mut Series {
+        let way = Way::of(exchange);
+        let index = match self.ways.get(&way) {
+            Some(known) => known.series,
+            None => self.explore(way, exchange),
+        };
+        &mut self.series[index]
+    }
+
+    /// Finds a series by the names themselves, and remembers the way.
+    #[cold]
+    fn explore(&mut self, way: Way, exchange: &Exchange) -> usize {
+        let (listener, route, service) = (exchange.listener(), exchange.route(), exchange.service());
+        let names = [
+            Box::from(&**listener),
+            route.map_or("", |route| &route.name).into(),
+            service.map_or("", |service| service).into(),
+        ];
+        let series = self.index_of(names);
+        if self.ways.len() >= WAYS {
+            self.ways.clear();
+        }
+        let kept = (listener.clone(), route.cloned(), service.cloned());
+        self.ways.insert(way, Known { series, _kept: kept });
+        series
+    }
+
+    /// The series of some names, or that of `other` if there are too many.
+    fn index_of(&mut self, names: Names) -> usize {
+        let next = self.series.len();
+        if let Some(&index) = self.names.get(&names) {
+            return index;
+        }
+        if self.names.len() < MOST {
+            let names = Arc::new(names);
+            self.names.insert(names.clone(), next);
+            self.series.push(Series { names, ..Series::default() });
+            return next;
+        }
+        *self.other.get_or_insert_with(|| {
+            let names = Arc::new(["", "other", "other"].map(Box::from));
+            self.series.push(Series { names, is_other: true, ..Series::default() });
+            next
+        })
+    }
+}
+
+impl Way {
+    fn of(exchange: &Exchange) -> Self {
+        let listener = Arc::as_ptr(exchange.listener()).addr();
+        let route = exchange.route().map_or(0, |route| Arc::as_ptr(route).addr());
+        Way([listener, route, exchange.service().map_or(0, |service| Arc::as_ptr(service).addr())])
+    }
+}
+
+impl Hash for Way {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.iter().for_each(|&address| state.write_usize(address));
+    }
+}
+
+/// Hashes addresses, which nobody outside can choose.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write_usize(&mut self, number: usize) {
+        let product = u128::from(self.0 ^ number as u64) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_usize(byte.into()));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
 impl Totals {
     /// The series by listener, route and service, in order.
-    pub(super) fn series(&self) -> BTreeMap<[&str; 3], &Series> {
-        self.series
-            .iter()
-            .map(|(key, series)| {
-                let mut names = key.split('\0');
-                let mut name = || names.next().unwrap_or_default();
-                ([name(), name(), name()], series)
-            })
-            .collect()
+    pub(super) fn series(&self) -> impl Iterator<Item = ([&str; 3], &Series)> {
+        self.series.iter().map(|(names, series)| (names.each_ref().map(|name| &**name), series))
     }
 
     /// The attempts by service, in order.
-    pub(super) fn attempts(&self) -> BTreeMap<&str, &[(Outcome, u64)]> {
-        self.attempts.iter().map(|(service, outcomes)| (&**service, &**outcomes)).collect()
+    pub(super) fn attempts(&self) -> BTreeMap<&str, Vec<(Outcome, u64)>> {
+        let mut services: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (names, series) in &self.series {
+            for &(outcome, number) in &series.attempts {
+                count(services.entry(&names[2]).or_default(), outcome, number);
+            }
+        }
+        services
     }
 
     /// How many requests and attempts were counted as `other`.
@@ -198,75 +305,45 @@ impl Totals {
         self.overflow
     }
 
-    fn count_request(&mut self, exchange: &Exchange, end: &End<'_>) {
-        thread_local! {
-            static KEY: RefCell<String> = const { RefCell::new(String::new()) };
+    fn add(&mut self, series: &Series) {
+        if series.is_other {
+            let attempts = series.attempts.iter().map(|(_, number)| number);
+            self.overflow += series.requests.iter().map(|(_, number)| number).chain(attempts).sum::<u64>();
         }
-        let series = KEY.with_borrow_mut(|key| {
-            key.clear();
-            key.push_str(exchange.listener());
-            key.push('\0');
-            key.push_str(exchange.route().map_or("", |route| &route.name));
-            key.push('\0');
-            key.push_str(exchange.service().map_or("", |service| service));
-            entry(&mut self.series, key, "\0other\0other", &mut self.overflow)
-        });
-        let method = METHODS.iter().position(|method| method == exchange.method()).map(|index| index as u8);
-        count(&mut series.requests, Answered { method, status: end.status, cause: end.cause }, 1);
+        self.series.entry(series.names.clone()).or_default().add(series);
+    }
+}
+
+impl Series {
+    fn count_request(&mut self, method: &Method, end: &End<'_>) {
+        let method = METHODS.iter().position(|known| known == method).map(|index| index as u8);
+        count(&mut self.requests, Answered { method, status: end.status, cause: end.cause }, 1);
         let seconds = end.took.as_secs_f64();
-        series.buckets[BUCKETS.partition_point(|&bound| bound < seconds)] += 1;
-        series.time += end.took;
-        series.bytes_in += end.bytes_in;
-        series.bytes_out += end.bytes_out;
+        self.buckets[BUCKETS.partition_point(|&bound| bound < seconds)] += 1;
+        self.time += end.took;
+        self.bytes_in += end.bytes_in;
+        self.bytes_out += end.bytes_out;
     }
 
     fn count_attempt(&mut self, attempt: &Attempt) {
-        let outcomes = entry(&mut self.attempts, &attempt.service, "other", &mut self.overflow);
         let outcome = match (attempt.cause, attempt.status) {
             (Some(cause), _) => Outcome::Failed(cause),
             (None, Some(status)) => Outcome::Status(status.as_u16() / 100),
             // Nobody waited for what became of it.
             (None, None) => Outcome::Failed(Cause::ClientClosed),
         };
-        count(outcomes, outcome, 1);
+        count(&mut self.attempts, outcome, 1);
     }
 
-    fn merge(&mut self, other: &Totals) {
-        for (key, theirs) in &other.series {
-            self.series.entry(key.clone()).or_default().add(theirs);
-        }
-        for (service, theirs) in &other.attempts {
-            let ours = self.attempts.entry(service.clone()).or_default();
-            theirs.iter().for_each(|&(outcome, number)| count(ours, outcome, number));
-        }
-        self.overflow += other.overflow;
-    }
-}
-
-impl Series {
     /// Adds what was counted elsewhere.
     pub(super) fn add(&mut self, other: &Series) {
         other.requests.iter().for_each(|&(answered, number)| count(&mut self.requests, answered, number));
+        other.attempts.iter().for_each(|&(outcome, number)| count(&mut self.attempts, outcome, number));
         self.buckets.iter_mut().zip(other.buckets).for_each(|(ours, theirs)| *ours += theirs);
         self.time += other.time;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
     }
-}
-
-/// The entry of a name, or of `other` if there are too many names.
-fn entry<'a, V: Default>(map: &'a mut HashMap<Box<str>, V>, name: &str, other: &str, overflow: &mut u64) -> &'a mut V {
-    let name = match map.len() < MOST || map.contains_key(name) {
-        true => name,
-        false => {
-            *overflow += 1;
-            other
-        }
-    };
-    if !map.contains_key(name) {
-        map.insert(name.into(), V::default());
-    }
-    map.get_mut(name).expect("it was there, or was just put there")
 }
 
 /// Few kinds of a thing occur, so looking through them is quicker than hashing.
@@ -298,35 +375,115 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
+    use http::Version;
+    use portcullis_middleware::exchange::Arrival;
+
     use super::*;
 
-    #[test]
-    fn names_beyond_the_most_share_one_and_are_counted() {
-        let mut map = HashMap::new();
-        let mut overflow = 0;
-        for number in 0..MOST + 10 {
-            *entry(&mut map, &number.to_string(), "other", &mut overflow) += 1;
-        }
-        assert_eq!((map.len(), map["other"], overflow), (MOST + 1, 10, 10));
-        *entry(&mut map, "7", "other", &mut overflow) += 1;
-        assert_eq!((map["7"], overflow), (2, 10), "who is known stays known");
+    /// A request that took this way, with one attempt if it got to a service.
+    fn count(shard: &Shard, listener: &Arc<str>, route: Option<&Arc<RouteInfo>>, service: Option<&Arc<str>>) {
+        let arrival =
+            Arrival { client: None, listener: listener.clone(), port: None, scheme: "http", rehearsal: false };
+        let exchange = Exchange::new(arrival, &http::Request::default());
+        route.into_iter().for_each(|route| exchange.settle_route(route.clone()));
+        service.into_iter().for_each(|service| {
+            exchange.settle_service(service.clone());
+            exchange.begin_attempt(
+                service.clone(),
+                "10.0.0.1:1".into(),
+                &"/".parse().unwrap(),
+                &mut Default::default(),
+            );
+        });
+        shard.enter();
+        let end = End {
+            protocol: Version::HTTP_11,
+            status: StatusCode::OK,
+            cause: None,
+            note: None,
+            bytes_in: 1,
+            bytes_out: 2,
+            took: Duration::from_millis(3),
+        };
+        exchange.with_attempts(|attempts| shard.leave(&exchange, attempts, &end));
+    }
+
+    fn route(name: &str) -> Arc<RouteInfo> {
+        Arc::new(RouteInfo { name: name.to_owned(), place: Default::default() })
+    }
+
+    fn requests(totals: &Totals) -> Vec<(String, u64)> {
+        let total = |series: &Series| series.requests.iter().map(|(_, number)| number).sum();
+        totals.series().map(|(names, series)| (names.join(" "), total(series))).collect()
     }
 
     #[test]
-    fn threads_count_on_their_own_and_are_added_up() {
+    fn the_same_names_are_the_same_series_wherever_they_lie() {
+        // A reload makes a new route of the same name.
         let numbers = Numbers::new(Arc::default());
+        let shard = numbers.of_this_worker();
+        let web: Arc<str> = "web".into();
+        let orders: Arc<str> = "orders".into();
+        for _ in 0..3 {
+            let route = route("all");
+            count(&shard, &web, Some(&route), Some(&orders));
+            count(&shard, &web, Some(&route), Some(&orders));
+        }
+        count(&shard, &web, None, None);
+        let totals = numbers.totals();
+        assert_eq!(requests(&totals), [("web  ".to_owned(), 1), ("web all orders".to_owned(), 6)]);
+        assert_eq!(totals.attempts(), BTreeMap::from([("orders", vec![(Outcome::Failed(Cause::ClientClosed), 6)])]));
+        assert_eq!((shard.books().ways.len(), totals.overflow()), (4, 0));
+        let (_, series) = totals.series().last().unwrap();
+        assert_eq!((series.buckets[3], series.bytes_in, series.bytes_out), (6, 6, 12));
+        assert_eq!(series.time, Duration::from_millis(18));
+    }
+
+    #[test]
+    fn names_beyond_the_most_share_one_and_are_counted() {
+        let numbers = Numbers::new(Arc::default());
+        let shard = numbers.of_this_worker();
+        let web: Arc<str> = "web".into();
+        let name = |number: usize| -> Arc<str> { number.to_string().into() };
+        for number in 0..MOST + 10 {
+            count(&shard, &web, None, Some(&name(number)));
+        }
+        count(&shard, &web, None, Some(&name(7)));
+        let totals = numbers.totals();
+        let requests: HashMap<_, _> = requests(&totals).into_iter().collect();
+        assert_eq!(requests.len(), MOST + 1);
+        assert_eq!((requests[" other other"], requests["web  7"]), (10, 2), "who is known stays known");
+        // Their attempts are counted there too.
+        assert_eq!(totals.overflow(), 20);
+    }
+
+    #[test]
+    fn ways_that_nobody_takes_any_more_are_forgotten() {
+        let numbers = Numbers::new(Arc::default());
+        let shard = numbers.of_this_worker();
+        let web: Arc<str> = "web".into();
+        for _ in 0..WAYS + 10 {
+            count(&shard, &web, Some(&route("all")), None);
+        }
+        assert!(shard.books().ways.len() <= WAYS);
+        assert_eq!(requests(&numbers.totals()), [("web all ".to_owned(), WAYS as u64 + 10)]);
+    }
+
+    #[test]
+    fn workers_count_on_their_own_and_are_added_up() {
+        let numbers = Numbers::new(Arc::default());
+        let web: Arc<str> = "web".into();
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    let shard = numbers.of_this_thread();
+                    let shard = numbers.of_this_worker();
                     shard.enter();
-                    count(shard.totals().attempts.entry("orders".into()).or_default(), Outcome::Status(2), 5);
-                    assert!(Arc::ptr_eq(&shard, &numbers.of_this_thread()));
+                    count(&shard, &web, None, None);
+                    assert!(Arc::ptr_eq(&shard, &numbers.of_this_worker()));
                 });
             }
         });
         assert_eq!(numbers.in_flight(), 3);
-        assert_eq!(numbers.totals().attempts()["orders"].iter().map(|(_, number)| number).sum::<u64>(), 15);
-        assert!(numbers.shards().len() <= 3, "a thread takes over from one that is gone");
+        assert_eq!(requests(&numbers.totals()), [("web  ".to_owned(), 3)]);
     }
 }

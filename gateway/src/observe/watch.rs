@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ pub struct Watch {
     shard: Arc<Shard>,
     exchange: Exchange,
     protocol: Version,
-    bytes_in: Option<Arc<AtomicU64>>,
     over: bool,
 }
 
@@ -44,13 +42,11 @@ pub(super) struct End<'a> {
 impl Watch {
     pub(super) fn begin(shard: Arc<Shard>, exchange: &Exchange, request: &mut Request) -> Self {
         shard.enter();
-        let bytes_in = (!request.body().is_end_stream()).then(|| {
-            let count = Arc::new(AtomicU64::new(0));
+        if !request.body().is_end_stream() {
             let body = std::mem::take(request.body_mut());
-            *request.body_mut() = Body::new(Counted { body, count: count.clone() });
-            count
-        });
-        Self { shard, exchange: exchange.clone(), protocol: request.version(), bytes_in, over: false }
+            *request.body_mut() = Body::new(Counted { body, exchange: exchange.clone() });
+        }
+        Self { shard, exchange: exchange.clone(), protocol: request.version(), over: false }
     }
 
     /// Watches the answer until it is over.
@@ -81,14 +77,16 @@ impl Watch {
             status,
             cause,
             note,
-            bytes_in: self.bytes_in.as_ref().map_or(0, |count| count.load(Relaxed)),
+            bytes_in: self.exchange.received(),
             bytes_out,
             took: self.exchange.started().elapsed(),
         };
-        self.shard.leave(&self.exchange, &end);
-        if let Some(log) = &*self.shard.sink().log.load() {
-            line::write(&self.exchange, &end, |line| log.push(line));
-        }
+        self.exchange.with_attempts(|attempts| {
+            self.shard.leave(&self.exchange, attempts, &end);
+            if let Some(log) = &*self.shard.sink().log.load() {
+                log.push(|out| line::write(out, &self.exchange, attempts, &end));
+            }
+        });
     }
 }
 
@@ -180,7 +178,7 @@ impl HttpBody for Watched {
 /// A request's body, counted.
 struct Counted {
     body: Body,
-    count: Arc<AtomicU64>,
+    exchange: Exchange,
 }
 
 impl HttpBody for Counted {
@@ -193,7 +191,7 @@ impl HttpBody for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-            self.count.fetch_add(data.len() as u64, Relaxed);
+            self.exchange.note_received(data.len() as u64);
         }
         Poll::Ready(frame)
     }
