@@ -10,10 +10,10 @@ use std::sync::Arc;
 use portcullis_config::{Match, PathMatch, ValueMatch};
 
 use super::Criterion;
-use super::index::{Detail, Paths};
+use super::index::Detail;
 use super::predicate::{Facts, Failure, cookie_values, query_values};
 use super::table::Table;
-use super::trie::Rank;
+use super::trie::{Rank, Root};
 use crate::{Request, RouteInfo};
 
 /// What became of one match of one route.
@@ -56,16 +56,16 @@ impl Table {
     /// them, then those for other hosts.
     pub fn explain(&self, request: &Request) -> Vec<Consideration> {
         let facts = Facts::of(request);
-        let tiers: Vec<&Paths> = self.index.hosts.matching(&facts.host).collect();
+        let tiers: Vec<&Root> = self.index.hosts.matching(&facts.host).collect();
         // Per candidate the best tier that its host is in, and whether its segments match there.
         let tier_of = |detail: &Detail| {
             let patterns = detail.hosts.iter().filter_map(|host| self.index.hosts.get(host));
             patterns.filter_map(|paths| tiers.iter().position(|tier| std::ptr::eq(*tier, paths))).min()
         };
         let mut reached = vec![false; self.index.candidates.len()];
-        for paths in &tiers {
+        for root in &tiers {
             let mut limit = Rank::MAX;
-            paths.walk(facts.path, &mut limit, &mut |rank| {
+            self.index.paths.walk(root, facts.path, &mut limit, &mut |rank| {
                 reached[rank as usize] = true;
                 false
             });

@@ -45,6 +45,11 @@ pub(super) enum Text {
 impl Text {
     /// Makes both kinds equally large.
     const SHORT: usize = 22;
+
+    pub(super) fn is(&self, text: &str) -> bool {
+        let bytes: &[u8] = self.borrow();
+        bytes == text.as_bytes()
+    }
 }
 
 impl From<&str> for Text {

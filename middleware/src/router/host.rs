@@ -120,7 +120,7 @@ pub fn fold_host(host: &str) -> Cow<'_, str> {
             Err(_) => Cow::Borrowed(host),
         };
     }
-    let host = host.split_once(':').map_or(host, |(host, _)| host);
+    let host = host.bytes().position(|byte| byte == b':').map_or(host, |colon| &host[..colon]);
     let host = host.strip_suffix('.').unwrap_or(host);
     match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => Cow::Owned(host.to_ascii_lowercase()),

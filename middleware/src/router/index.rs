@@ -3,18 +3,15 @@
 //! A candidate's rank is its position in the total order, so "who wins" is "whose rank is lowest" everywhere below.
 
 use std::cmp::Reverse;
-use std::ops::ControlFlow;
 
 use http::HeaderValue;
 use portcullis_config::units::HostPattern;
 use portcullis_config::{Match, PathMatch};
 
-use super::few::Few;
-use super::hash::Map;
 use super::order::{PathStanding, Standing};
 use super::path::Shape;
 use super::predicate::{Facts, Failure, Predicates};
-use super::trie::{Rank, Trie};
+use super::trie::{Rank, Root, Trie};
 use super::{Fault, HostMap, Miss};
 
 /// One match of one route, on its way into the index.
@@ -52,54 +49,17 @@ pub(super) struct Detail {
     pub(super) hosts: Vec<HostPattern>,
 }
 
-/// The candidates of one host.
-#[derive(Debug, Default)]
-pub(super) struct Paths {
-    /// Candidates with only one path. They need no walk, and usually win without one.
-    exact: Map<Few<Rank>>,
-    trie: Trie,
-}
-
 /// All candidates.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) candidates: Vec<Candidate>,
     pub(super) details: Vec<Detail>,
-    pub(super) hosts: HostMap<Paths>,
+    pub(super) hosts: HostMap<Root>,
+    pub(super) paths: Trie,
 }
 
 /// Nothing matched; `true` if something would have with another method.
 pub(super) struct OnlyTheMethod(bool);
-
-impl Paths {
-    fn insert(&mut self, shape: &Shape, rank: Rank) {
-        match shape.only_path() {
-            Some(path) => self.exact.entry(&path).or_default().push(rank),
-            None => self.trie.insert(shape, rank),
-        }
-    }
-
-    /// Looks for the lowest rank below `limit` whose segments match and which `accept` takes; `limit` becomes that rank.
-    pub(super) fn walk(&self, path: &str, limit: &mut Rank, accept: &mut impl FnMut(Rank) -> bool) {
-        let exact = self.exact.get(path).map_or(&[][..], Few::as_slice);
-        if let Some(rank) = exact.iter().copied().take_while(|rank| rank < limit).find(|rank| accept(*rank)) {
-            *limit = rank;
-        }
-        self.trie.walk(path, limit, accept);
-    }
-
-    /// Shows ranks below `limit` whose segments match all paths that `shape` matches, until `show` has seen enough.
-    pub(super) fn covering<F>(&self, shape: &Shape, limit: Rank, show: &mut F) -> ControlFlow<()>
-    where
-        F: FnMut(Rank) -> ControlFlow<()>,
-    {
-        if let Some(path) = shape.only_path() {
-            let exact = self.exact.get(&path).map_or(&[][..], Few::as_slice);
-            exact.iter().copied().take_while(|rank| *rank < limit).try_for_each(&mut *show)?;
-        }
-        self.trie.covering(shape, limit, show)
-    }
-}
 
 impl Index {
     pub(super) fn build<'a>(rules: impl IntoIterator<Item = Rule<'a>>) -> Result<Self, Vec<Fault>> {
@@ -115,14 +75,14 @@ impl Index {
         }
         pairs.sort_unstable_by_key(|(_, detail)| detail.standing);
 
-        let mut hosts = HostMap::<Paths>::default();
+        let (mut hosts, mut paths) = (HostMap::<Root>::default(), Trie::default());
         for (rank, (_, detail)) in pairs.iter().enumerate() {
             for host in &detail.hosts {
-                hosts.entry(host).insert(&detail.shape, rank as Rank);
+                paths.insert(hosts.entry(host), &detail.shape, rank as Rank);
             }
         }
         let (candidates, details) = pairs.into_iter().unzip();
-        Ok(Self { candidates, details, hosts })
+        Ok(Self { candidates, details, hosts, paths })
     }
 
     pub(super) fn candidate(&self, rank: Rank) -> &Candidate {
@@ -146,9 +106,13 @@ impl Index {
     /// The best candidate that matches, most specific host first.
     pub(super) fn best(&self, facts: &Facts<'_>) -> Result<Rank, OnlyTheMethod> {
         let mut only_the_method = false;
-        for paths in self.hosts.matching(&facts.host) {
+        for root in self.hosts.matching(&facts.host) {
             let mut best = Rank::MAX;
-            paths.walk(facts.path, &mut best, &mut |rank| match self.candidate(rank).predicates.failure(facts) {
+            self.paths.walk(root, facts.path, &mut best, &mut |rank| match self
+                .candidate(rank)
+                .predicates
+                .failure(facts)
+            {
                 None => true,
                 Some(failure) => {
                     only_the_method |= failure == Failure::Method;
@@ -170,9 +134,9 @@ impl Index {
     /// The methods with which the request would have found a route.
     fn allow(&self, facts: &Facts<'_>) -> HeaderValue {
         let mut methods = Vec::new();
-        for paths in self.hosts.matching(&facts.host) {
+        for root in self.hosts.matching(&facts.host) {
             let mut limit = Rank::MAX;
-            paths.walk(facts.path, &mut limit, &mut |rank| {
+            self.paths.walk(root, facts.path, &mut limit, &mut |rank| {
                 let candidate = self.candidate(rank);
                 if candidate.predicates.failure(facts) == Some(Failure::Method) {
                     methods.extend(candidate.predicates.methods().map(|method| method.as_str()));

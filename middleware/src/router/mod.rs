@@ -31,6 +31,7 @@ mod few;
 mod hash;
 mod host;
 mod index;
+mod links;
 mod order;
 mod overlap;
 mod path;

@@ -12,8 +12,9 @@ use super::predicate::Facts;
 use super::trie::Rank;
 use crate::{Cause, MatchedRoute, Next, Rejection, Request, RouteInfo};
 
-/// A route on its way into a [`Table`].
+/// A route on its way into a [`Table`], and in it. One line of the processor's cache, and never parts of two.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Entry {
     /// Its name and place.
     pub info: Arc<RouteInfo>,
@@ -26,6 +27,8 @@ pub struct Entry {
     /// Its chain, with what answers at the end.
     pub answer: Next,
 }
+
+const _: () = assert!(size_of::<Entry>() == 64);
 
 /// The compiled routes of one listener.
 #[derive(Debug, Default)]

@@ -114,7 +114,7 @@ fn cover(index: &Index, rank: Rank, host: &HostPattern) -> Option<Rank> {
         path && other.predicates.cover(&candidate.predicates)
     };
     let (mut found, mut seen) = (None, 0);
-    let _ = index.hosts.get(host)?.covering(&detail.shape, rank, &mut |other| {
+    let _ = index.paths.covering(index.hosts.get(host)?, &detail.shape, rank, &mut |other| {
         seen += 1;
         if covers(other) {
             found = Some(other);
