@@ -61,6 +61,10 @@ causes! {
     Unauthenticated = "unauthenticated", 401;
     /// The client is known and may not do this.
     Forbidden = "forbidden", 403;
+    /// The client did not send the request's head in time.
+    HeaderTimeout = "header_timeout", 408;
+    /// The request line is longer than this listener takes.
+    UriTooLong = "uri_too_long", 414;
     /// The request's body is larger than this route takes.
     BodyTooLarge = "body_too_large", 413;
     /// The request's header block or one of its parts is too large.
@@ -111,7 +115,14 @@ impl Cause {
     /// The `grpc-status` a gRPC client sees for it.
     fn grpc_status(self, status: StatusCode) -> u8 {
         match (self, status.as_u16()) {
-            (Cause::ConnectTimeout | Cause::FirstByteTimeout | Cause::RouteTimeout | Cause::IdleTimeout, _) => 4,
+            (
+                Cause::ConnectTimeout
+                | Cause::FirstByteTimeout
+                | Cause::RouteTimeout
+                | Cause::IdleTimeout
+                | Cause::HeaderTimeout,
+                _,
+            ) => 4,
             (_, 404 | 405) => 12,
             (_, 403) => 7,
             (_, 401) => 16,

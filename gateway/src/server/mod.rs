@@ -11,6 +11,7 @@ mod deadline;
 mod places;
 mod socket;
 mod stop;
+pub mod strict;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
