@@ -1,7 +1,7 @@
 //! An answer's body on its way to the client.
 //!
-//! It streams: a frame is read when the client has room for it. What came, and how it ended, is noted in the
-//! exchange; the connection is given back when both bodies were read to their ends, and closed otherwise. A body that
+//! It streams: a frame is read when the client has room for it, and reading it is what drives the connection it comes
+//! over. What came, and how it ended, is noted in the exchange; the connection is given back when both bodies were read to their ends, and closed otherwise. A body that
 //! ends early ends in an error, so that the client's connection breaks as well instead of ending well.
 
 use std::error::Error as StdError;
@@ -15,12 +15,12 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use pin_project_lite::pin_project;
 use portcullis_middleware::body::CutShort;
 use portcullis_middleware::{Cause, Exchange};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-use super::pool::Lease;
+use super::alarm::Alarm;
+use super::pool::{Errand, Lease};
 use super::upload::Upload;
 
 /// What is known about an attempt, noted in its exchange as it becomes known. One that is dropped before it ended was
@@ -33,17 +33,21 @@ pub(super) struct Note {
 }
 
 impl Note {
-    pub(super) fn new(exchange: &Exchange, number: u32) -> Self {
-        Self { exchange: exchange.clone(), number, started: Instant::now(), ended: false }
+    pub(super) fn new(exchange: &Exchange, number: u32, started: Instant) -> Self {
+        Self { exchange: exchange.clone(), number, started, ended: false }
     }
 
     pub(super) fn started(&self) -> Instant {
         self.started
     }
 
-    pub(super) fn connected(&self, reused: bool) {
-        let took = self.started.elapsed();
+    /// There is a connection. Returns since when.
+    pub(super) fn connected(&self, reused: bool) -> Instant {
+        // One that was open already takes no time worth a look at the clock.
+        let now = if reused { self.started } else { Instant::now() };
+        let took = now - self.started;
         self.exchange.note_attempt(self.number, |attempt| (attempt.reused, attempt.connect) = (reused, Some(took)));
+        now
     }
 
     pub(super) fn answered(&self, status: StatusCode, length: Option<u64>) {
@@ -58,21 +62,23 @@ impl Note {
     }
 
     /// The answer was not wanted; another attempt follows.
-    pub(super) fn discarded(self) {
-        self.end(None, None);
+    pub(super) fn discarded(self) -> Instant {
+        self.end(None, None)
     }
 
-    fn end(mut self, bytes: Option<u64>, cause: Option<Cause>) {
-        self.write_end(bytes, cause);
+    fn end(mut self, bytes: Option<u64>, cause: Option<Cause>) -> Instant {
+        self.write_end(bytes, cause)
     }
 
-    fn write_end(&mut self, bytes: Option<u64>, cause: Option<Cause>) {
+    fn write_end(&mut self, bytes: Option<u64>, cause: Option<Cause>) -> Instant {
         self.ended = true;
-        let took = self.started.elapsed();
+        let now = Instant::now();
+        let took = now - self.started;
         self.exchange.note_attempt(self.number, |attempt| {
             (attempt.end, attempt.cause) = (Some(took), cause);
             attempt.bytes = bytes.or(attempt.bytes);
         });
+        now
     }
 }
 
@@ -87,17 +93,49 @@ impl Drop for Note {
 /// What an answer's body still holds on to.
 struct Rest {
     note: Note,
-    lease: Lease,
+    course: Course,
     upload: Upload,
+}
+
+/// Who drives the connection.
+enum Course {
+    /// Whoever reads the answer.
+    Reader(Lease),
+    /// A task of its own. A client may not read any of an answer before it has sent all of its request: an answer that
+    /// nobody reads must not keep the request from going on.
+    Task(Errand, Alarm),
+}
+
+impl Course {
+    fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self {
+            Course::Reader(lease) => lease.connection().poll_frame(body, context),
+            Course::Task(..) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn poll_alarm(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Course::Reader(lease) => lease.connection().poll_alarm(Some(deadline), context),
+            Course::Task(_, alarm) => alarm.poll_until(Some(deadline), context),
+        }
+    }
 }
 
 impl Rest {
     /// The answer was read to its end.
     fn complete(self, bytes: Option<u64>) {
-        self.note.end(bytes, None);
+        let now = self.note.end(bytes, None);
         // An answer may be complete before the request is. Nobody will read the rest of that.
         if self.upload.is_over() {
-            self.lease.release();
+            match self.course {
+                Course::Reader(lease) => lease.release(now),
+                Course::Task(errand, _) => errand.complete(),
+            }
         }
     }
 
@@ -115,26 +153,26 @@ pub(super) fn stream(
     idle: Option<Duration>,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
-    let rest = Rest { note, lease, upload };
     if body.is_end_stream() {
-        rest.complete(None);
+        Rest { note, course: Course::Reader(lease), upload }.complete(None);
         return Response::from_parts(head, Body::empty());
     }
-    let body = Answer { body, rest: Some(rest), bytes: 0, idle, waiting: None, timer: None };
-    Response::from_parts(head, Body::new(body))
+    let course = match upload.is_over() {
+        true => Course::Reader(lease),
+        false => Course::Task(lease.hand_over(), Alarm::default()),
+    };
+    let rest = Some(Rest { note, course, upload });
+    Response::from_parts(head, Body::new(Answer { body, rest, bytes: 0, idle, waiting: None }))
 }
 
-pin_project! {
-    struct Answer {
-        body: Incoming,
-        rest: Option<Rest>,
-        bytes: u64,
-        idle: Option<Duration>,
-        // Since when we wait for the instance. A client that does not read is no fault of the instance's.
-        waiting: Option<Instant>,
-        #[pin]
-        timer: Option<Sleep>,
-    }
+struct Answer {
+    body: Incoming,
+    /// Until the end was seen.
+    rest: Option<Rest>,
+    bytes: u64,
+    idle: Option<Duration>,
+    /// Since when we wait for the instance. A client that does not read is no fault of the instance's.
+    waiting: Option<Instant>,
 }
 
 impl HttpBody for Answer {
@@ -142,38 +180,26 @@ impl HttpBody for Answer {
     type Error = CutShort;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
-        let this = self.project();
-        let Poll::Ready(frame) = Pin::new(&mut *this.body).poll_frame(context) else {
-            let Some(idle) = *this.idle else { return Poll::Pending };
+        let this = self.get_mut();
+        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = rest.course.poll_frame(&mut this.body, context) else {
+            let Some(idle) = this.idle else { return Poll::Pending };
             let deadline = *this.waiting.get_or_insert_with(Instant::now) + idle;
-            ready!(poll_until(this.timer, deadline, context));
-            return Poll::Ready(this.rest.take().map(|rest| {
-                rest.fail(*this.bytes, Cause::IdleTimeout);
-                Err(CutShort(Cause::IdleTimeout))
-            }));
+            ready!(rest.course.poll_alarm(deadline, context));
+            return Poll::Ready(Some(Err(this.fail(Cause::IdleTimeout))));
         };
-        *this.waiting = None;
+        this.waiting = None;
         match frame {
             None => {
-                if let Some(rest) = this.rest.take() {
-                    rest.complete(Some(*this.bytes));
-                }
+                this.complete();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => {
-                let cause = blame(&error);
-                if let Some(rest) = this.rest.take() {
-                    rest.fail(*this.bytes, cause);
-                }
-                Poll::Ready(Some(Err(CutShort(cause))))
-            }
+            Some(Err(error)) => Poll::Ready(Some(Err(this.fail(blame(&error))))),
             Some(Ok(frame)) => {
-                *this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 // Whoever sees the end coming does not ask again, and nothing comes after trailers.
-                if (frame.is_trailers() || this.body.is_end_stream())
-                    && let Some(rest) = this.rest.take()
-                {
-                    rest.complete(Some(*this.bytes));
+                if frame.is_trailers() || this.body.is_end_stream() {
+                    this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -189,19 +215,18 @@ impl HttpBody for Answer {
     }
 }
 
-/// Ready at the deadline. Frames that come do not touch the timer; it finds out when it fires.
-fn poll_until(mut timer: Pin<&mut Option<Sleep>>, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
-    loop {
-        match timer.as_mut().as_pin_mut() {
-            None => timer.set(Some(sleep_until(deadline))),
-            Some(mut sleep) => {
-                ready!(sleep.as_mut().poll(context));
-                if sleep.deadline() >= deadline {
-                    return Poll::Ready(());
-                }
-                sleep.reset(deadline);
-            }
+impl Answer {
+    fn complete(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            rest.complete(Some(self.bytes));
         }
+    }
+
+    fn fail(&mut self, cause: Cause) -> CutShort {
+        if let Some(rest) = self.rest.take() {
+            rest.fail(self.bytes, cause);
+        }
+        CutShort(cause)
     }
 }
 

@@ -1,8 +1,9 @@
 //! One try to send one request to one instance, up to the head of its answer.
 
-use std::future::Future;
+use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
-use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,16 +12,16 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use portcullis_middleware::{Cause, Exchange};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Note};
-use super::connection::Outgoing;
+use super::connection::{Connection, Outgoing, Reply, Unanswered};
 use super::failure::{Failure, Fault};
 use super::headers;
 use super::policy::{Host, NEVER, Retry, Timeouts};
 use super::pool::Lease;
-use super::upload::Upload;
-use super::upstream::Target;
+use super::upload::{Progress, Upload};
+use super::upstream::{Table, Target};
 
 /// How long an instance may take to say `100 Continue`.
 const GO_ON: Duration = Duration::from_secs(1);
@@ -33,7 +34,9 @@ pub(super) struct Message {
     exchange: Exchange,
     method: Method,
     target: Uri,
+    /// Gone with the attempt after which no other one can follow.
     headers: HeaderMap,
+    has_host: bool,
 }
 
 impl Message {
@@ -46,25 +49,26 @@ impl Message {
         if !expects || upload.is_empty() {
             headers.remove(EXPECT);
         }
-        Self { upload, repeats, exchange, target: headers::origin_form(&uri), method, headers }
+        let has_host = headers.contains_key(HOST);
+        Self { upload, repeats, exchange, target: headers::origin_form(&uri), method, headers, has_host }
     }
 
-    /// Sends it to an instance. With `fresh`, over a connection that nobody used before.
+    /// Sends it to an instance.
     pub(super) async fn send(
-        &self,
-        service: &Arc<str>,
-        target: &Target,
-        host: Host,
+        &mut self,
+        table: &Table,
+        index: usize,
         timeouts: &Timeouts,
-        fresh: bool,
+        turn: Turn,
     ) -> Result<Answered, Failure> {
-        let mut headers = self.headers.clone();
-        if host == Host::Instance || !headers.contains_key(HOST) {
-            headers.insert(HOST, target.authority.clone());
+        let target = table.target(index);
+        if table.policy().host == Host::Instance || !self.has_host {
+            self.headers.insert(HOST, target.authority.clone());
         }
-        let number = self.exchange.begin_attempt(service.clone(), target.address.clone(), &self.target, &mut headers);
-        let note = Note::new(&self.exchange, number);
-        match self.try_send(headers, target, timeouts, fresh, &note).await {
+        let (service, instance) = (table.name().clone(), target.address.clone());
+        let number = self.exchange.begin_attempt(service, instance, &self.target, &mut self.headers);
+        let note = Note::new(&self.exchange, number, Instant::now());
+        match self.try_send(target, timeouts, turn, &note).await {
             Ok((response, lease)) => Ok(Answered { response, lease, note }),
             Err(failure) => {
                 note.failed(failure.cause);
@@ -74,25 +78,27 @@ impl Message {
     }
 
     async fn try_send(
-        &self,
-        headers: HeaderMap,
+        &mut self,
         target: &Target,
         timeouts: &Timeouts,
-        fresh: bool,
+        turn: Turn,
         note: &Note,
-    ) -> Result<(Response<hyper::body::Incoming>, Lease), Failure> {
-        let deadline = note.started() + timeouts.attempt.unwrap_or(NEVER);
-        let mut lease = connect(target, timeouts, deadline, fresh).await?;
-        note.connected(lease.is_reused());
+    ) -> Result<(Reply, Lease), Failure> {
+        let deadline = timeouts.attempt.map(|limit| note.started() + limit);
+        let mut lease = connect(target, timeouts, deadline, note.started(), turn).await?;
+        let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
 
-        let mut request: Outgoing = Request::new(self.upload.send());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = headers;
-
-        let reused = lease.is_reused();
-        let sent = self.in_time(timeouts, deadline, lease.connection().send(request)).await;
-        let mut response = sent.map_err(|failure| self.explain(failure, reused))?;
+        // Once it may have been sent, another attempt follows only if it can bear being done twice.
+        let request = self.request(self.repeats && !turn.is_last);
+        let mut response = match self.wait(lease.connection(), request, &clocks).await {
+            Ok(response) => response,
+            Err(Unanswered { failure, unsent }) => {
+                if let Some(unsent) = unsent {
+                    self.headers = unsent;
+                }
+                return Err(self.explain(failure, lease.is_reused()));
+            }
+        };
 
         let length = response.body().size_hint().exact();
         note.answered(response.status(), length);
@@ -104,39 +110,39 @@ impl Message {
         Ok((response, lease))
     }
 
-    /// Waits for the head of the answer as long as something moves: first the request's body, then the answer.
-    async fn in_time<T>(
+    /// The request for one attempt. Its headers are copied only if a further one may need them.
+    fn request(&mut self, keep: bool) -> Outgoing {
+        let mut request: Outgoing = Request::new(self.upload.send());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = if keep { self.headers.clone() } else { mem::take(&mut self.headers) };
+        request
+    }
+
+    /// Sends a request and waits for the head of its answer as long as something moves: first the request's body, then
+    /// the answer.
+    async fn wait(
         &self,
-        timeouts: &Timeouts,
-        deadline: Instant,
-        answer: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let mut answer = pin!(answer);
-        let sent = Instant::now();
-        loop {
-            let over = self.upload.is_over();
-            let (limit, cause) = match over {
-                true => (timeouts.first_byte, Cause::FirstByteTimeout),
-                false => (timeouts.idle, Cause::IdleTimeout),
-            };
-            let moved = self.upload.moved().unwrap_or(sent);
-            let (alarm, cause) = match moved + limit.unwrap_or(NEVER) {
-                alarm if alarm < deadline => (alarm, cause),
-                _ => (deadline, Cause::FirstByteTimeout),
-            };
-            if alarm <= Instant::now() {
-                let client = cause == Cause::IdleTimeout && self.upload.is_starved();
-                return Err(Failure::new(if client { Fault::Client } else { Fault::Timeout }, cause));
+        connection: &mut Connection,
+        request: Outgoing,
+        clocks: &Clocks<'_>,
+    ) -> Result<Reply, Unanswered> {
+        let mut reply = pin!(connection.send(request));
+        poll_fn(|context| {
+            loop {
+                let quiet = self.upload.is_over();
+                if let Poll::Ready(reply) = connection.poll_reply(reply.as_mut(), quiet, context) {
+                    return Poll::Ready(reply);
+                }
+                let (alarm, then) = clocks.next(&self.upload);
+                ready!(connection.poll_alarm(alarm, context));
+                match then {
+                    Then::GoOn => self.upload.go_on(),
+                    Then::GiveUp(failure) => return Poll::Ready(Err(failure.into())),
+                }
             }
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer,
-                () = sleep_until(alarm) => {}
-                () = self.upload.over(), if !over => {}
-                // RFC 9110 §10.1.1: nobody waits for ever to be told to go on.
-                () = sleep_until(sent + GO_ON), if self.upload.is_held() => self.upload.go_on(),
-            }
-        }
+        })
+        .await
     }
 
     /// Says whose fault it was.
@@ -149,18 +155,74 @@ impl Message {
     }
 }
 
-async fn connect(target: &Target, timeouts: &Timeouts, deadline: Instant, fresh: bool) -> Result<Lease, Failure> {
-    if !fresh && let Some(lease) = target.pool.reuse() {
+/// Which of a request's attempts one is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    /// What is idle in the pools may be as stale as the connection that just broke, so another try takes a new one.
+    pub(super) is_first: bool,
+    /// No other one can follow.
+    pub(super) is_last: bool,
+}
+
+/// The clocks of one attempt.
+struct Clocks<'a> {
+    timeouts: &'a Timeouts,
+    /// When the head of the answer must be there.
+    deadline: Option<Instant>,
+    /// When the request began to be sent.
+    sent: Instant,
+}
+
+/// What happens when time is up.
+enum Then {
+    /// The body that was held goes out.
+    GoOn,
+    /// The attempt ends.
+    GiveUp(Failure),
+}
+
+impl Clocks<'_> {
+    /// What happens next if nothing moves, and when.
+    fn next(&self, upload: &Upload) -> (Option<Instant>, Then) {
+        let Progress { over, held, starved, moved } = upload.progress().unwrap_or(Progress::bodiless(self.sent));
+        let (limit, cause) = match over {
+            true => (self.timeouts.first_byte, Cause::FirstByteTimeout),
+            false => (self.timeouts.idle, Cause::IdleTimeout),
+        };
+        let fault = if cause == Cause::IdleTimeout && starved { Fault::Client } else { Fault::Timeout };
+        let mut next = (limit.map(|limit| moved + limit), Then::GiveUp(Failure::new(fault, cause)));
+        let mut unless = |sooner: Option<Instant>, then| {
+            if sooner.is_some_and(|sooner| next.0.is_none_or(|next| sooner <= next)) {
+                next = (sooner, then);
+            }
+        };
+        unless(self.deadline, Then::GiveUp(Failure::new(Fault::Timeout, Cause::FirstByteTimeout)));
+        // RFC 9110 §10.1.1: nobody waits for ever to be told to go on.
+        unless(held.then(|| self.sent + GO_ON), Then::GoOn);
+        next
+    }
+}
+
+async fn connect(
+    target: &Target,
+    timeouts: &Timeouts,
+    deadline: Option<Instant>,
+    now: Instant,
+    turn: Turn,
+) -> Result<Lease, Failure> {
+    if turn.is_first
+        && let Some(lease) = target.pool.reuse(now)
+    {
         return Ok(lease);
     }
-    let left = deadline.saturating_duration_since(Instant::now()).min(timeouts.connect.unwrap_or(NEVER));
+    let left = deadline.map_or(NEVER, |deadline| deadline.saturating_duration_since(Instant::now()));
     let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
-    timeout(left, target.pool.open()).await.unwrap_or(Err(late))
+    timeout(left.min(timeouts.connect.unwrap_or(NEVER)), target.pool.open()).await.unwrap_or(Err(late))
 }
 
 /// The head of an answer, and what its body comes over.
 pub(super) struct Answered {
-    response: Response<hyper::body::Incoming>,
+    response: Reply,
     lease: Lease,
     note: Note,
 }
@@ -177,9 +239,9 @@ impl Answered {
 
     /// Another attempt follows.
     pub(super) fn discard(self) {
-        self.note.discarded();
+        let now = self.note.discarded();
         if self.response.body().is_end_stream() {
-            self.lease.release();
+            self.lease.release(now);
         }
     }
 }

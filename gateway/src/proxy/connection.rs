@@ -2,20 +2,29 @@
 //!
 //! Everything that knows a protocol's types is in this file.
 
+use std::error::Error as _;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::failure::{Failure, Fault};
+use super::pool::Closed;
 use super::upload::Sending;
 use crate::registry::Address;
 
@@ -60,20 +69,45 @@ impl Connector {
     }
 }
 
-/// An open connection. Dropping it closes it at once, whatever it is doing.
-#[derive(Debug)]
-pub(super) enum Connection {
-    /// HTTP/1.1: one exchange after another.
-    Http1 {
-        /// The way to the task that drives the connection.
-        sender: http1::SendRequest<Sending>,
-        /// That task, which ends with the connection.
-        _driver: AbortOnDropHandle<()>,
-    },
-}
-
 /// What an exchange was begun with.
 pub(super) type Outgoing = Request<Sending>;
+
+/// hyper's side of a connection: reads and writes when it is polled.
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// An open connection. Dropping it closes it at once, whatever it is doing.
+///
+/// No task drives it: whoever waits for something that comes over it polls it, and while it is idle nobody does. These
+/// are the properties of hyper (1.12) that this relies on; `docs/decisions` tells the rest.
+///
+/// - Everything happens inside of the driver's poll: it takes a request that was sent, completes its answer, and fills
+///   and ends the answer's body. So right after it, what can be ready is; and [poll it](Connection::poll_reply) with a
+///   waker that wakes nobody, since a real one would only have this very task polled once more.
+/// - The driver does not return with work left that nobody wakes it for. It waits for the socket (with our waker), or
+///   for the body's reader to take what is there, and the reader polls it next time it finds nothing there.
+/// - A poll replaces the wakers of earlier polls. Polled [without one](Connection::look) it wakes nobody later.
+/// - The sender is ready from the moment that request and answer are over, and never before.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Sending>,
+    /// Gone once it has ended: it is never polled again.
+    driver: Option<Driver>,
+    /// Why it ended.
+    over: Option<Closed>,
+    /// Whether what happens to it would wake the task that polled it last.
+    watched: bool,
+    alarm: Alarm,
+}
+
+/// What a connection can be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Another exchange.
+    Ready,
+    /// The rest of an exchange.
+    Busy,
+    /// Nothing any more.
+    Over(Closed),
+}
 
 impl Connection {
     async fn tcp(stream: io::Result<TcpStream>) -> io::Result<Self> {
@@ -83,37 +117,13 @@ impl Connection {
     }
 
     async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(async move {
-            // Whoever uses the connection hears of the error too.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an upstream connection ended");
-            }
-        });
-        Ok(Self::Http1 { sender, _driver: AbortOnDropHandle::new(driver) })
+        let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
+        let driver: Driver = Box::pin(driver);
+        Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default() })
     }
 
-    /// Whether another exchange can begin right now.
-    pub(super) fn is_ready(&self) -> bool {
-        let Self::Http1 { sender, .. } = self;
-        sender.is_ready()
-    }
-
-    /// Whether it is of no more use.
-    pub(super) fn is_closed(&self) -> bool {
-        let Self::Http1 { sender, .. } = self;
-        sender.is_closed()
-    }
-
-    /// Waits until another exchange can begin. Returns whether one ever can.
-    pub(super) async fn ready(&mut self) -> bool {
-        let Self::Http1 { sender, .. } = self;
-        sender.ready().await.is_ok()
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, mut request: Outgoing) -> Result<Response<Incoming>, Failure> {
-        let Self::Http1 { sender, .. } = self;
+    /// Takes a request. It goes out, and the head of its answer comes in, as [`Connection::poll_reply`] is called.
+    pub(super) fn send(&mut self, mut request: Outgoing) -> impl Future<Output = Result<Reply, Unanswered>> + use<> {
         *request.version_mut() = Version::HTTP_11;
         frame(&mut request);
         if request.headers().contains_key(EXPECT) {
@@ -124,14 +134,148 @@ impl Connection {
                 }
             });
         }
-        match sender.try_send_request(request).await {
-            Ok(mut response) => {
-                check(&mut response)?;
-                Ok(response)
+        let reply = self.sender.try_send_request(request);
+        // Unconstrained: a task that used up its turn would be told to come back by a waker that wakes nobody.
+        unconstrained(async move {
+            match reply.await {
+                Ok(mut reply) => {
+                    check(&mut reply)?;
+                    Ok(reply)
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => Err(Unanswered::unsent(unsent)),
+                    None => Err(broken(&error.into_error()).into()),
+                },
             }
-            Err(error) if error.message().is_some() => Err(Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders)),
-            Err(error) => Err(broken(&error.into_error())),
+        })
+    }
+
+    /// The reply to what was sent. With `quiet`, nothing is left to be sent.
+    pub(super) fn poll_reply<T>(
+        &mut self,
+        mut reply: Pin<&mut impl Future<Output = T>>,
+        quiet: bool,
+        context: &mut Context<'_>,
+    ) -> Poll<T> {
+        let mut unheard = Context::from_waker(Waker::noop());
+        // Most answers are there as a whole when the task is woken. Then nobody waits for the connection afterwards, and
+        // it was not for nothing to poll it in a way that makes it ready to rest.
+        if quiet && self.watched {
+            self.look();
+            if let Poll::Ready(reply) = reply.as_mut().poll(&mut unheard) {
+                return Poll::Ready(reply);
+            }
         }
+        self.watch(context);
+        reply.poll(&mut unheard)
+    }
+
+    /// The next frame of a reply's body.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut unheard = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut unheard) {
+            return Poll::Ready(frame);
+        }
+        self.watch(context);
+        Pin::new(body).poll_frame(&mut unheard)
+    }
+
+    /// Ready at a deadline.
+    pub(super) fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll_until(deadline, context)
+    }
+
+    /// Drives the connection until another exchange can begin or none ever can.
+    pub(super) async fn settle(&mut self) {
+        poll_fn(|context| {
+            self.watch(context);
+            if self.state() == State::Busy { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Lets go of the task that used the connection; nothing that happens to it wakes that task any more.
+    pub(super) fn rest(&mut self) -> State {
+        if self.watched || self.state() == State::Busy {
+            self.look();
+        }
+        self.alarm.hush();
+        self.state()
+    }
+
+    /// Looks whether something happened to an idle connection. What its runtime has not heard of yet is not seen.
+    pub(super) fn examine(&mut self) -> State {
+        self.look();
+        self.state()
+    }
+
+    fn state(&self) -> State {
+        match self.over {
+            Some(reason) => State::Over(reason),
+            None if self.sender.is_ready() => State::Ready,
+            None => State::Busy,
+        }
+    }
+
+    /// Polls the connection; the task is woken when there is a reason to do so again.
+    fn watch(&mut self, context: &mut Context<'_>) {
+        self.watched = true;
+        let Some(driver) = &mut self.driver else { return };
+        if let Poll::Ready(ended) = driver.as_mut().poll(context) {
+            self.driver = None;
+            self.over = Some(match ended {
+                Err(error) if !is_io(&error) => Closed::Unexpected,
+                _ => Closed::Peer,
+            });
+        }
+    }
+
+    /// Polls the connection; nobody is woken by it later.
+    fn look(&mut self) {
+        // Unconstrained: to a task that used up its turn, every connection would look as if nothing had happened to it.
+        let looking = pin!(unconstrained(poll_fn(|context| {
+            self.watch(context);
+            Poll::Ready(())
+        })));
+        let _ = looking.poll(&mut Context::from_waker(Waker::noop()));
+        self.watched = false;
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+fn is_io(error: &hyper::Error) -> bool {
+    error.source().is_some_and(|source| source.is::<io::Error>())
+}
+
+/// The head of an answer, and the way to its body.
+pub(super) type Reply = Response<Incoming>;
+
+/// Why there is no reply.
+pub(super) struct Unanswered {
+    pub(super) failure: Failure,
+    /// The headers of a request of which nothing was sent.
+    pub(super) unsent: Option<HeaderMap>,
+}
+
+impl Unanswered {
+    fn unsent(request: Outgoing) -> Self {
+        let failure = Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
+        Self { failure, unsent: Some(request.into_parts().0.headers) }
+    }
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self { failure, unsent: None }
     }
 }
 

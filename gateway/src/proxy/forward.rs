@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::IntoResponse;
 use http::StatusCode;
@@ -11,18 +12,25 @@ use portcullis_config::Forwarding;
 use portcullis_middleware::layer::Hop;
 use portcullis_middleware::{Exchange, Rejection, Request, Response, Running};
 
-use super::attempt::Message;
+use super::attempt::{Message, Turn};
 use super::failure::{Failure, Fault};
 use super::headers;
-use super::policy::{Overrides, Retry};
+use super::policy::{Overrides, Policy, Retry, Timeouts};
 use super::rehearsal::rehearse;
-use super::upstream::Upstream;
+use super::upstream::{Table, Upstream};
 
 /// The end of a chain that sends requests to a service.
 #[derive(Debug)]
 pub struct Forward {
     service: Service,
-    overrides: Arc<Overrides>,
+    terms: Terms,
+}
+
+/// What the route says differently than its services.
+#[derive(Debug, Clone)]
+struct Terms {
+    attempt: Option<Duration>,
+    retry: Option<Arc<Retry>>,
 }
 
 /// Which service a request is sent to.
@@ -51,43 +59,74 @@ pub enum Resolved {
 impl Forward {
     /// Sends to this service, with what the route says differently.
     pub fn new(service: Service, overrides: Overrides) -> Self {
-        Self { service, overrides: Arc::new(overrides) }
+        let Overrides { attempt, retry } = overrides;
+        Self { service, terms: Terms { attempt, retry: retry.map(Arc::new) } }
     }
 }
 
 impl Hop for Forward {
     fn run(&self, request: Request) -> Running {
-        let (service, overrides) = (self.service.clone(), self.overrides.clone());
-        Running::boxed(async move {
-            let upstream = match service {
-                Service::Fixed(upstream) => Ok(upstream),
-                Service::Named(names) => names.resolve(&request).upstream().await,
-            };
-            let answer = match upstream {
-                Ok(upstream) => forward(&upstream, &overrides, request).await,
-                Err(rejection) => Err(rejection),
-            };
-            answer.unwrap_or_else(Rejection::into_response)
-        })
+        let terms = self.terms.clone();
+        match &self.service {
+            Service::Fixed(upstream) => send(upstream, terms, request),
+            Service::Named(names) => {
+                let resolved = names.resolve(&request);
+                Running::boxed(async move {
+                    let running = match resolved.upstream().await {
+                        Ok(upstream) => send(&upstream, terms, request),
+                        Err(rejection) => return rejection.into_response(),
+                    };
+                    running.await
+                })
+            }
+        }
     }
 }
 
-/// The story of a forwarded request: clean its headers, pick an instance, try, perhaps try another, stream back.
-async fn forward(upstream: &Arc<Upstream>, overrides: &Overrides, mut request: Request) -> Result<Response, Rejection> {
+/// Sends a request to a service. What it takes along refers to nothing that workers share, see [`Table`].
+fn send(upstream: &Arc<Upstream>, terms: Terms, request: Request) -> Running {
     let exchange = Exchange::of(&request).into_owned();
-    exchange.settle_service(upstream.name().clone());
-    let policy = upstream.policy();
-    let (timeouts, retry) = (policy.timeouts_for(overrides), policy.retry_for(overrides));
-
-    let forwarding = request.extensions().get().copied().unwrap_or(Forwarding::X);
-    headers::prepare(&mut request, &exchange, forwarding)?;
     if exchange.is_rehearsal() {
-        return rehearse(upstream, timeouts, retry, request);
+        exchange.settle_service(upstream.name().clone());
+        return Running::ready(
+            rehearsal(upstream, &terms, &exchange, request).unwrap_or_else(Rejection::into_response),
+        );
     }
-    let (head, body) = request.into_parts();
-    let message = Message::new(exchange, head, body, retry);
+    match upstream.table() {
+        Ok(table) => Running::boxed(async move {
+            exchange.settle_service(table.name().clone());
+            forward(&table, &terms, exchange, request).await.unwrap_or_else(Rejection::into_response)
+        }),
+        Err(rejection) => {
+            exchange.settle_service(upstream.name().clone());
+            Running::ready(rejection.into_response())
+        }
+    }
+}
 
-    let table = upstream.table()?;
+fn rehearsal(
+    upstream: &Arc<Upstream>,
+    terms: &Terms,
+    exchange: &Exchange,
+    mut request: Request,
+) -> Result<Response, Rejection> {
+    prepare(&mut request, exchange)?;
+    let policy = upstream.policy();
+    rehearse(upstream, terms.timeouts(policy), terms.retry(policy), request)
+}
+
+/// The story of a forwarded request: clean its headers, pick an instance, try, perhaps try another, stream back.
+async fn forward(
+    table: &Table,
+    terms: &Terms,
+    exchange: Exchange,
+    mut request: Request,
+) -> Result<Response, Rejection> {
+    let (timeouts, retry) = (terms.timeouts(table.policy()), terms.retry(table.policy()));
+    prepare(&mut request, &exchange)?;
+    let (head, body) = request.into_parts();
+    let mut message = Message::new(exchange, head, body, retry);
+
     let mut tried = Vec::new();
     let mut pause = false;
     loop {
@@ -95,11 +134,9 @@ async fn forward(upstream: &Arc<Upstream>, overrides: &Overrides, mut request: R
         if pause || tried.contains(&next) {
             tokio::time::sleep(retry.wait(tried.len() as u32 + 1)).await;
         }
-        // What is idle in the pools may be as stale as the connection that just broke.
-        let fresh = !tried.is_empty();
-        tried.push(next);
-        let another = retry.attempts > tried.len() as u32;
-        match message.send(upstream.name(), table.target(next), policy.host, &timeouts, fresh).await {
+        let another = retry.attempts > tried.len() as u32 + 1;
+        let turn = Turn { is_first: tried.is_empty(), is_last: !another };
+        match message.send(table, next, &timeouts, turn).await {
             Ok(answer) if another && is_unwelcome(retry, &message, answer.status()) => {
                 answer.discard();
                 pause = true;
@@ -111,6 +148,22 @@ async fn forward(upstream: &Arc<Upstream>, overrides: &Overrides, mut request: R
             Err(failure) if another && is_harmless(retry, &message, failure) => pause = false,
             Err(failure) => return Err(failure.into()),
         }
+        tried.push(next);
+    }
+}
+
+fn prepare(request: &mut Request, exchange: &Exchange) -> Result<(), Rejection> {
+    let forwarding = request.extensions().get().copied().unwrap_or(Forwarding::X);
+    headers::prepare(request, exchange, forwarding)
+}
+
+impl Terms {
+    fn timeouts(&self, policy: &Policy) -> Timeouts {
+        Timeouts { attempt: self.attempt.or(policy.timeouts.attempt), ..policy.timeouts }
+    }
+
+    fn retry<'a>(&'a self, policy: &'a Policy) -> &'a Retry {
+        self.retry.as_deref().unwrap_or(&policy.retry)
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Forward`] is the story. An [`Upstream`] is a service as requests see it, a [`Policy`] how it wants to be talked
 //! to; [`Pools`] keep its connections. A request that is only asked about ends at a [`Stage`].
 
+mod alarm;
 mod answer;
 mod attempt;
 mod connection;

@@ -127,16 +127,6 @@ impl From<&file::Retry> for Retry {
     }
 }
 
-impl Policy {
-    pub(super) fn timeouts_for(&self, route: &Overrides) -> Timeouts {
-        Timeouts { attempt: route.attempt.or(self.timeouts.attempt), ..self.timeouts }
-    }
-
-    pub(super) fn retry_for<'a>(&'a self, route: &'a Overrides) -> &'a Retry {
-        route.retry.as_ref().unwrap_or(&self.retry)
-    }
-}
-
 impl Retry {
     /// Whether a request may ever be sent again that an instance may have seen.
     pub(super) fn repeats(&self, method: &Method) -> bool {

@@ -16,7 +16,6 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::LengthLimitError;
 use portcullis_middleware::Cause;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tower::BoxError;
 
@@ -30,7 +29,25 @@ pub(super) struct Upload(Option<Arc<Shared>>);
 struct Shared {
     source: Mutex<Source>,
     size: SizeHint,
-    ended: Notify,
+}
+
+/// How far a body has come.
+pub(super) struct Progress {
+    /// All of it was read.
+    pub(super) over: bool,
+    /// It waits for [`Upload::go_on`].
+    pub(super) held: bool,
+    /// It is the client that everybody waits for.
+    pub(super) starved: bool,
+    /// When a part of it last moved.
+    pub(super) moved: Instant,
+}
+
+impl Progress {
+    /// That of a request without a body.
+    pub(super) fn bodiless(sent: Instant) -> Self {
+        Self { over: true, held: false, starved: false, moved: sent }
+    }
 }
 
 struct Source {
@@ -81,7 +98,7 @@ impl Upload {
             fault: None,
             moved: Instant::now(),
         };
-        Self(Some(Arc::new(Shared { source: Mutex::new(source), size, ended: Notify::new() })))
+        Self(Some(Arc::new(Shared { source: Mutex::new(source), size })))
     }
 
     /// Whether there is no body at all.
@@ -116,11 +133,6 @@ impl Upload {
         }
     }
 
-    /// Whether the body waits for [`Upload::go_on`].
-    pub(super) fn is_held(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.source().held)
-    }
-
     /// Lets a body go that was held.
     pub(super) fn go_on(&self) {
         let Some(shared) = &self.0 else { return };
@@ -140,26 +152,10 @@ impl Upload {
         self.0.as_ref().is_none_or(|shared| shared.source().ended)
     }
 
-    /// Waits until all of it was read.
-    pub(super) async fn over(&self) {
-        if let Some(shared) = &self.0 {
-            let ended = shared.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if !self.is_over() {
-                ended.await;
-            }
-        }
-    }
-
-    /// When a part of it last moved.
-    pub(super) fn moved(&self) -> Option<Instant> {
-        self.0.as_ref().map(|shared| shared.source().moved)
-    }
-
-    /// Whether it is the client that everybody waits for.
-    pub(super) fn is_starved(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.source().starved)
+    /// How far it has come; `None` if there is no body at all.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let source = self.0.as_ref()?.source();
+        Some(Progress { over: source.ended, held: source.held, starved: source.starved, moved: source.moved })
     }
 
     /// What the client did wrong with it, if anything.
@@ -214,9 +210,6 @@ impl HttpBody for Sending {
         let polled = source.read(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             part.trailed |= frame.is_trailers();
-        }
-        if source.ended {
-            part.shared.ended.notify_waiters();
         }
         polled
     }

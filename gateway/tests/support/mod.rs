@@ -144,6 +144,16 @@ impl Wire {
         head
     }
 
+    /// Says that nothing more will come; what the other end sends is still read.
+    pub async fn shut_down(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// The connection itself, and what was read of it in advance.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.read)
+    }
+
     async fn fill(&mut self) -> io::Result<usize> {
         self.stream.read_buf(&mut self.read).await
     }
