@@ -18,14 +18,19 @@ use portcullis_middleware::router::{HostMap, Table};
 use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response, rejection};
 
 use crate::authority;
-use crate::observe::Observer;
+use crate::observe::{Observer, Watched};
 use crate::plan::Link;
 use crate::proxy::Stage;
 use crate::proxy::headers::end_hop;
 use crate::server::{Application, Manners, Peer};
 
 /// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
-pub async fn serve(door: &Door, observer: &Observer, mut request: Request, peer: Option<&Peer>) -> Response {
+pub async fn serve(
+    door: &Door,
+    observer: &Observer,
+    mut request: Request,
+    peer: Option<&Peer>,
+) -> http::Response<Watched> {
     let arrived = arrive(door, &mut request, peer);
     let watch = observer.begin(&arrived.exchange, &mut request);
     let response = answer(&arrived, request).await;
@@ -106,11 +111,13 @@ impl Edge {
 }
 
 impl Application for Edge {
+    type Body = Watched;
+
     fn manners(&self) -> Manners {
         self.door.load().manners.clone()
     }
 
-    async fn serve(&self, request: Request, peer: &Peer) -> Response {
+    async fn serve(&self, request: Request, peer: &Peer) -> http::Response<Watched> {
         let door = self.door.load_full();
         serve(&door, &self.observer, request, Some(peer)).await
     }
@@ -183,7 +190,7 @@ mod tests {
         let door = plan.door_of("rest").expect("the file has it");
         let request = http::Request::builder().uri(path).header(HOST, host).body(axum::body::Body::empty()).unwrap();
         let peer = peer.map(|address| Peer { address: address.parse().unwrap(), local: None });
-        let response = serve(&door, &gateway.observer(), request, peer.as_ref()).await;
+        let response = serve(&door, &gateway.observer(), request, peer.as_ref()).await.map(axum::body::Body::new);
         (response.status().as_u16(), Rejection::of(&response).map(Rejection::cause))
     }
 

@@ -155,7 +155,7 @@ impl Gateway {
                 };
                 let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
                 let peer = address.map(|address| Peer { address, local: None });
-                edge::serve(&door, &observer, request, peer.as_ref()).await
+                edge::serve(&door, &observer, request, peer.as_ref()).await.into_response()
             }
         }))
     }

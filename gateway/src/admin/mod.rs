@@ -62,6 +62,8 @@ pub fn router(gateway: Arc<Gateway>, orders: mpsc::Sender<Order>) -> Router {
 struct Admin(Router);
 
 impl Application for Admin {
+    type Body = axum::body::Body;
+
     fn manners(&self) -> Manners {
         Manners { connections: 256, ..Manners::default() }
     }

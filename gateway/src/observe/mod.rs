@@ -21,7 +21,7 @@ use portcullis_config::AccessLogOutput;
 use portcullis_middleware::{Exchange, Request};
 
 pub use metrics::CONTENT_TYPE;
-pub use watch::Watch;
+pub use watch::{Watch, Watched};
 
 use access_log::AccessLog;
 use numbers::Numbers;

@@ -50,7 +50,9 @@ impl Watch {
     }
 
     /// Watches the answer until it is over.
-    pub fn until_the_end(self, response: Response) -> Response {
+    ///
+    /// The body it gives back is not boxed, so that remembering an answer allocates nothing.
+    pub fn until_the_end(self, response: Response) -> http::Response<Watched> {
         let (head, body) = response.into_parts();
         let rejection = head.extensions.get::<Rejection>();
         let answer = Answer {
@@ -65,9 +67,9 @@ impl Watch {
         let bodiless = answer.is_to_head() || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if bodiless || body.is_end_stream() {
             answer.end(None);
-            return Response::from_parts(head, body);
+            return http::Response::from_parts(head, Watched { body, answer: None });
         }
-        Response::from_parts(head, Body::new(Watched { body, answer: Some(answer) }))
+        http::Response::from_parts(head, Watched { body, answer: Some(answer) })
     }
 
     fn end(&mut self, status: StatusCode, cause: Option<Cause>, note: Option<&str>, bytes_out: u64) {
@@ -132,7 +134,8 @@ impl Drop for Answer {
     }
 }
 
-struct Watched {
+/// The body of an answer, watched to its end.
+pub struct Watched {
     body: Body,
     answer: Option<Answer>,
 }

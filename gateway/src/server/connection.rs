@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portcullis_middleware::Response;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -51,10 +50,10 @@ struct Requests<'a, A> {
 }
 
 impl<A: Application> Requests<'_, A> {
-    async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd>, Infallible> {
+    async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
         self.phase.request_begins();
         let request = request.map(|body| deadline::body(body, self.body_idle));
-        let mut response: Response = self.application.serve(request, &self.peer).await;
+        let mut response = self.application.serve(request, &self.peer).await;
         if self.stop.is_told() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

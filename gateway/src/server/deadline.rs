@@ -33,7 +33,7 @@ impl Phase {
     }
 
     /// The connection rests once this body has ended or was dropped.
-    pub(super) fn until_the_answer_ends(&self, body: Body) -> UntilEnd {
+    pub(super) fn until_the_answer_ends<B>(&self, body: B) -> UntilEnd<B> {
         UntilEnd { body, _phase: Rest(self.clone()) }
     }
 
@@ -52,18 +52,18 @@ impl Drop for Rest {
 
 pin_project! {
     /// The body of an answer.
-    pub(super) struct UntilEnd {
+    pub(super) struct UntilEnd<B> {
         #[pin]
-        body: Body,
+        body: B,
         _phase: Rest,
     }
 }
 
-impl HttpBody for UntilEnd {
-    type Data = Bytes;
-    type Error = axum::Error;
+impl<B: HttpBody> HttpBody for UntilEnd<B> {
+    type Data = B::Data;
+    type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         self.project().body.poll_frame(context)
     }
 

@@ -17,8 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::Body as HttpBody;
 use portcullis_config::{Limits, ListenerTimeouts};
-use portcullis_middleware::{Request, Response};
+use portcullis_middleware::Request;
 use tokio_util::task::TaskTracker;
 
 pub use socket::Socket;
@@ -39,11 +41,14 @@ pub struct Peer {
 
 /// What answers the requests of a server. Every worker has one of its own.
 pub trait Application: Send + Sync + 'static {
+    /// The body of its answers. Whatever it is, it reaches the connection as it is and not in one more box.
+    type Body: HttpBody<Data = Bytes, Error = axum::Error> + Send + 'static;
+
     /// How new connections are treated. A reload may change it.
     fn manners(&self) -> Manners;
 
     /// Answers a request.
-    fn serve(&self, request: Request, peer: &Peer) -> impl Future<Output = Response> + Send;
+    fn serve(&self, request: Request, peer: &Peer) -> impl Future<Output = http::Response<Self::Body>> + Send;
 }
 
 /// How connections of one address are treated.
