@@ -138,6 +138,7 @@ impl App {
         // First of all: a signal that comes while the gateway starts is heard once it has.
         let signals = Signals::listen();
         let gateway = Arc::new(gateway);
+        gateway.observer().tell_of(workers.crew());
         let control = Workers::here();
         let sockets = bind(&workers, plan.doors())?;
         let admin_socket = match plan.admin() {

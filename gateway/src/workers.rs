@@ -68,9 +68,9 @@ impl Workers {
         self.crew.seats.len()
     }
 
-    /// How many connections each of them serves.
-    pub fn connections(&self) -> Vec<usize> {
-        self.crew.connections().collect()
+    /// What the workers know of each other.
+    pub(crate) fn crew(&self) -> Arc<Crew> {
+        self.crew.clone()
     }
 
     /// Binds an address for the named listeners. Nobody is accepted before it is [opened](Workers::open).
@@ -128,12 +128,14 @@ impl Thread {
 }
 
 /// All workers, as each of them knows the others.
+#[derive(Debug)]
 pub(crate) struct Crew {
     seats: Box<[Padded<Seat>]>,
     bell: mpsc::Sender<Fallen>,
 }
 
 /// One worker, as the others know it.
+#[derive(Debug)]
 struct Seat {
     runtime: Handle,
     /// How many connections it serves, at all addresses.
@@ -216,5 +218,84 @@ impl Drop for Alarm {
             // If it is full, others have rung already.
             let _ = bell.try_send(Fallen(self.number));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::response::IntoResponse;
+    use portcullis_middleware::{Request, Response};
+
+    use super::*;
+    use crate::server::{Manners, Peer};
+
+    /// Breaks as soon as somebody connects.
+    struct Broken;
+
+    impl Application for Broken {
+        type Body = axum::body::Body;
+
+        fn manners(&self) -> Manners {
+            panic!("a bug in the server");
+        }
+
+        async fn serve(&self, _: Request, _: &Peer) -> Response {
+            ().into_response()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_accept_loop_that_panics_is_noticed() {
+        let mut workers = Workers::start(2).unwrap();
+        let socket = workers.bind((Ipv4Addr::LOCALHOST, 0).into(), &["web"]).unwrap();
+        workers.open(socket, vec![Arc::new(Broken), Arc::new(Broken)]);
+        let fallen = workers.fallen().await;
+        assert!(fallen.0 < 2 && fallen.to_string().contains("has died"), "{fallen}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_its_thread_and_ends_when_it_is_told() {
+        let mut workers = Workers::start(3).unwrap();
+        let (send, mut seen) = mpsc::unbounded_channel();
+        for number in 0..workers.count() {
+            let send = send.clone();
+            workers.crew.spawn(number, async move {
+                let name = thread::current().name().map(str::to_owned);
+                send.send((number, worker::index() % worker::places(), name)).unwrap();
+            });
+        }
+        for _ in 0..workers.count() {
+            let (number, index, name) = seen.recv().await.unwrap();
+            assert_eq!((index, name), (number % worker::places(), Some(format!("worker-{number}"))));
+        }
+        tokio::select! {
+            biased;
+            fallen = workers.fallen() => panic!("{fallen}"),
+            () = tokio::task::yield_now() => {}
+        }
+        let crew = workers.crew();
+        workers.end().await;
+        // Nothing runs on it any more: the task is dropped, and what it holds.
+        let (held, dropped) = oneshot::channel::<()>();
+        crew.spawn(0, async move { drop(held) });
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn few_connections_are_spread_evenly_and_among_many_a_difference_stays() {
+        let workers = Workers::start(4).unwrap();
+        let crew = workers.crew();
+        let mut loads: Vec<_> = (0..16).map(|_| crew.spread(1)).collect();
+        assert_eq!(crew.connections().collect::<Vec<_>>(), [4; 4], "all were accepted by one worker");
+        loads.retain(|load| load.worker() != 2);
+        loads.extend((0..4).map(|_| crew.spread(0)));
+        assert_eq!(crew.connections().collect::<Vec<_>>(), [4; 4], "whoever lost some gets the next");
+        loads.extend((0..4 * 36).map(|_| crew.spread(0)));
+        let connections: Vec<_> = crew.connections().collect();
+        assert!(connections[0] > 40 && connections[1..].iter().all(|&count| count >= 36), "{connections:?}");
+        drop(loads);
+        assert_eq!(crew.connections().collect::<Vec<_>>(), [0; 4]);
     }
 }

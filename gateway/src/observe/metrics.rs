@@ -27,6 +27,7 @@ pub(super) fn render(observer: &Observer, registries: &[Arc<Live>]) -> String {
     let scrape = Scrape {
         totals: observer.numbers.totals(),
         in_flight: observer.numbers.in_flight(),
+        clients: observer.crew.get().map(|crew| crew.connections().collect()).unwrap_or_default(),
         connections: observer.pools.counts(),
         registries: registries.iter().map(|live| (live.name().to_owned(), live.stats())).collect(),
         dropped: observer.sink.dropped.load(Relaxed),
@@ -45,6 +46,8 @@ pub(super) fn render(observer: &Observer, registries: &[Arc<Live>]) -> String {
 struct Scrape {
     totals: Totals,
     in_flight: u64,
+    /// Connections from clients, by worker.
+    clients: Vec<usize>,
     connections: Vec<(Arc<str>, Counts)>,
     registries: Vec<(String, Stats)>,
     dropped: u64,
@@ -80,6 +83,11 @@ impl Scrape {
             }
         }
         page.gauge("portcullis_requests_in_flight", "Requests that are not over yet", self.in_flight as i64)?;
+        let mut clients =
+            page.family("portcullis_connections", "Connections from clients, by worker", MetricType::Gauge)?;
+        for (worker, count) in self.clients.iter().enumerate() {
+            clients.gauge(&[("worker", worker.to_string())], *count)?;
+        }
 
         // A route's time does not depend on the door it came through.
         let mut routes: BTreeMap<[&str; 2], Series> = BTreeMap::new();

@@ -13,7 +13,7 @@ mod process;
 mod watch;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -29,6 +29,7 @@ use numbers::Numbers;
 use crate::plan::Plan;
 use crate::proxy::Pools;
 use crate::unavailable::Unavailable;
+use crate::workers::Crew;
 
 /// How long the last lines of the access log may take to be written.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -38,6 +39,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub struct Observer {
     sink: Arc<Sink>,
     numbers: Numbers,
+    crew: OnceLock<Arc<Crew>>,
     pools: Arc<Pools>,
     started: SystemTime,
     config: ArcSwap<Config>,
@@ -65,7 +67,14 @@ impl Observer {
         let sink = Arc::new(Sink::default());
         let started = SystemTime::now();
         let config = Config { hash: String::new(), since: started, accepted: 0, refused: 0 };
-        Self { numbers: Numbers::new(sink.clone()), sink, pools, started, config: ArcSwap::from_pointee(config) }
+        Self {
+            numbers: Numbers::new(sink.clone()),
+            crew: OnceLock::new(),
+            sink,
+            pools,
+            started,
+            config: ArcSwap::from_pointee(config),
+        }
     }
 
     /// A plan goes live: from now on the access log goes where it says.
@@ -76,6 +85,12 @@ impl Observer {
         self.log_to(&output).map_err(|error| Unavailable::access_log(&output, error))?;
         self.config.rcu(|config| Config { hash: plan.file_hash(), since: SystemTime::now(), ..(**config).clone() });
         Ok(())
+    }
+
+    /// Tells of the connections of these workers.
+    pub(crate) fn tell_of(&self, crew: Arc<Crew>) {
+        // A gateway has one crew in its life.
+        let _ = self.crew.set(crew);
     }
 
     fn log_to(&self, output: &AccessLogOutput) -> io::Result<()> {
