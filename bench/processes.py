@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,45 @@ class Cpu(NamedTuple):
         return self.user + self.system
 
 
+_sections = 0
+_late: int | None = None
+
+
+def leave_nothing_behind() -> None:
+    """Whatever ends this program but a SIGKILL also ends what it has started."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number, _frame):
+        global _late
+        if _sections:
+            _late = number
+        else:
+            raise SystemExit(128 + number)
+
+    def last() -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        stop_all()
+
+    for number in signals:
+        signal.signal(number, end)
+    atexit.register(last)
+
+
+@contextmanager
+def uninterrupted():
+    """Lets a signal wait. One between the start of a program and the note of its number would leave it behind."""
+    global _sections, _late
+    _sections += 1
+    try:
+        yield
+    finally:
+        _sections -= 1
+        if _late is not None and not _sections:
+            number, _late = _late, None
+            raise SystemExit(128 + number)
+
+
 class Process:
     """A program with its children, in a process group of its own, on the cores given."""
 
@@ -39,7 +79,7 @@ class Process:
         self.command = command
         self.log = log
         pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
-        with log.open("wb") as output:
+        with uninterrupted(), log.open("wb") as output:
             self._child = subprocess.Popen(
                 pinned,
                 stdin=subprocess.DEVNULL,
@@ -49,8 +89,8 @@ class Process:
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
-        self.pid = self._child.pid
-        _running.append(self)
+            self.pid = self._child.pid
+            _running.append(self)
 
     def alive(self) -> bool:
         return self._child.poll() is None
@@ -89,14 +129,16 @@ class Process:
             if int(fields[2]) == self.pid:
                 yield int(entry.name), fields
 
+    @uninterrupted()
     def stop(self) -> None:
-        if self in _running:
-            _running.remove(self)
+        if self not in _running:
+            return
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._child.wait()
+        _running.remove(self)
         # Children of a killed program are the system's to reap; its ports are free only then.
         deadline = time.monotonic() + 5
         while any(True for _, fields in self._members() if fields[0] not in "ZX") and time.monotonic() < deadline:
@@ -106,17 +148,6 @@ class Process:
 def stop_all() -> None:
     while _running:
         _running[-1].stop()
-
-
-def leave_nothing_behind() -> None:
-    """Whatever ends this program but a SIGKILL also ends what it has started."""
-    atexit.register(stop_all)
-
-    def end(number, _frame):
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
 
 
 _given: set[int] = set()

@@ -51,7 +51,7 @@ def _cases(results: Results) -> list[str]:
 def _case(results: Results, case: Case) -> list[str]:
     references = results.references(case)
     first, *others = case.columns
-    ratios = [f"× {results.titles[key]}" for key in references] if len(results.samples[case.key]) > 1 else []
+    ratios = [f"× {title}" for title, _ in references]
     titles = ["", first.title, *ratios, *(column.title for column in others)]
     table = [_row(titles), _row(["---"] + ["---:"] * (len(titles) - 1))]
     for key, samples in results.samples[case.key].items():
@@ -59,9 +59,10 @@ def _case(results: Results, case: Case) -> list[str]:
             continue
         figures = [results.figure(case.key, key, column.name) for column in case.columns]
         cells = [_spread(figures[0], first.digits, first.scale)]
-        for reference in references if ratios else []:
-            figure = results.ratio(case.key, key, reference, first.name)
-            cells.append("1" if key == reference or figure is None else _spread(figure, 2))
+        for _, reference in references:
+            other = reference(key)
+            figure = results.ratio(case.key, key, other, first.name)
+            cells.append("1" if key == other else _spread(figure, 2) if figure else "")
         cells += [column.show(figure.middle) for column, figure in zip(others, figures[1:])]
         table.append(_row([results.titles[key], *cells]))
     out = {key: ("dropped out", reason) for key, reason in results.failures.get(case.key, {}).items()}

@@ -6,12 +6,28 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Callable
 
 from cases import GOALS, Case, Goal
 
 Samples = list[dict[str, float]]
 
 PEERS = ("haproxy", "relay")
+
+
+# A contender of ours is called after its build and its settings: `portcullis:plain`.
+
+
+def is_ours(contender: str) -> bool:
+    return ":" in contender
+
+
+def build_of(contender: str) -> str:
+    return contender.partition(":")[0]
+
+
+def setting_of(contender: str) -> str:
+    return contender.partition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -37,8 +53,8 @@ class Results:
     commands: dict[str, str] = field(default_factory=dict)
     #: What the run was like: machine, date, command.
     facts: dict[str, str] = field(default_factory=dict)
-    #: The build that the goals are for.
-    name: str = "portcullis"
+    #: Our builds by name; the goals are for the last one.
+    builds: list[str] = field(default_factory=lambda: ["portcullis"])
 
     def figure(self, case: str, contender: str, column: str) -> Figure | None:
         return _figure([sample[column] for sample in self.samples.get(case, {}).get(contender, [])])
@@ -49,22 +65,30 @@ class Results:
         pairs = zip(rows.get(contender, []), rows.get(against, []))
         return _figure([one[column] / other[column] for one, other in pairs if other[column] > 0])
 
-    def references(self, case: Case) -> list[str]:
-        """What a case's rows are compared with: HAProxy and the relay, or else the first row."""
-        rows = self.samples.get(case.key, {})
-        return [key for key in PEERS if key in rows] or list(rows)[:1]
+    def references(self, case: Case) -> list[tuple[str, Callable[[str], str]]]:
+        """What a case's rows are compared with, each as its title and whom it names for a contender: HAProxy and the
+        relay; where only we take part, the first of our settings; and the first of several builds.
+        """
+        rows = self.samples[case.key]
+        found = [(self.titles[peer], lambda _, peer=peer: peer) for peer in PEERS if peer in rows]
+        if not found and len(case.ours) > 1:
+            found.append((self.titles[next(iter(rows))], lambda key: f"{build_of(key)}:{case.ours[0]}"))
+        if len(self.builds) > 1:
+            found.append((self.builds[0], lambda key: f"{self.builds[0]}:{setting_of(key)}"))
+        return found
 
     def reached(self, goal: Goal) -> Figure | None:
         """What came out for a goal, in its unit."""
-        contender = f"{self.name}:{goal.setting}"
+        build = self.builds[-1]
+        contender = f"{build}:{goal.setting}"
         if not goal.against:
             figure = self.figure(goal.case, contender, goal.column)
             return figure and Figure(*(value * goal.scale for value in asdict(figure).values()))
         if goal.against == "peers":
-            rivals = [key for key in self.samples.get(goal.case, {}) if ":" not in key and key != "relay"]
+            rivals = [key for key in self.samples.get(goal.case, {}) if not is_ours(key) and key != "relay"]
             ratios = [self.ratio(goal.case, contender, rival, goal.column) for rival in rivals]
             return max((ratio for ratio in ratios if ratio), key=lambda ratio: ratio.middle, default=None)
-        ours = f"{self.name}:{goal.against}"
+        ours = f"{build}:{goal.against}"
         known = ours if ours in self.samples.get(goal.case, {}) else goal.against
         return self.ratio(goal.case, contender, known, goal.column)
 

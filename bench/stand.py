@@ -46,7 +46,8 @@ class Stand:
         program = self.programs[contender.key]
         command = contender.arrange(program, place)
         cores = gateway_cores(contender.workers)
-        process = Process(command, cores, place.folder / "output.log", dict(contender.environment))
+        environment = {**fetch.libraries(program), **contender.environment}
+        process = Process(command, cores, place.folder / "output.log", environment)
         self.commands.setdefault(contender.key, _shown(command, cores, contender))
         return Running(contender, place, process)
 
