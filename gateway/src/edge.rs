@@ -1,8 +1,8 @@
 //! THE REQUEST PATH: from a parsed request to its answer, in one function that can be read aloud.
 //!
 //! What it needs was prepared when the plan was built. On this path no registry is called, and nothing is parsed but what
-//! the client sent. Two kinds of lock remain, both held for a push or a pop and never across a wait: a request's own notes
-//! and body, and the idle connections of an instance.
+//! the client sent. Three kinds of lock remain, all held briefly and never across a wait: a request's own notes and body, the
+//! idle connections of an instance, and the worker's own counts and log lines, which a scrape or the log's writer want too.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
