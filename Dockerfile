@@ -12,6 +12,7 @@ COPY config/Cargo.toml config/
 COPY middleware/Cargo.toml middleware/
 COPY gateway/Cargo.toml gateway/
 COPY examples/Cargo.toml examples/
+COPY speed/Cargo.toml speed/
 COPY scripts/empty-crates scripts/
 RUN scripts/empty-crates
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -35,7 +35,7 @@ const MOST_LINES: usize = 900;
 
 #[test]
 fn the_crates_depend_on_each_other_in_one_direction() {
-    let ours = ["portcullis-config", "portcullis-middleware", "portcullis", "portcullis-examples"];
+    let ours = ["portcullis-config", "portcullis-middleware", "portcullis", "portcullis-examples", "portcullis-speed"];
     let allowed = BTreeMap::from([
         ("portcullis-config", vec![]),
         ("portcullis-middleware", vec!["portcullis-config"]),
@@ -119,7 +119,7 @@ fn a_list_names_no_file_that_need_not_be_on_it() {
 fn every_crate_takes_the_lints_of_the_workspace_which_forbid_unsafe_code() {
     let manifest = |path: &str| fs::read_to_string(root().join(path)).expect("a manifest");
     assert!(manifest("Cargo.toml").contains("unsafe_code = \"forbid\""));
-    for member in ["config", "middleware", "gateway", "examples"] {
+    for member in ["config", "middleware", "gateway", "examples", "speed"] {
         let path = format!("{member}/Cargo.toml");
         assert!(manifest(&path).contains("[lints]\nworkspace = true\n"), "{path} has lints of its own");
     }
@@ -135,7 +135,7 @@ fn nothing_unwraps_outside_tests() {
 #[test]
 fn a_file_tells_one_story() {
     let mut long = Vec::new();
-    for folder in ["config", "middleware", "gateway", "examples"] {
+    for folder in ["config", "middleware", "gateway", "examples", "speed"] {
         for path in rust_files(&root().join(folder)) {
             let lines = fs::read_to_string(&path).expect("a source file").lines().count();
             if lines > MOST_LINES {

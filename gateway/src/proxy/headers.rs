@@ -120,11 +120,7 @@ fn end_masquerade(headers: &mut HeaderMap) {
 }
 
 /// Cleans a request's headers for an instance and tells it about the client.
-pub(super) fn prepare<B>(
-    request: &mut Request<B>,
-    exchange: &Exchange,
-    forwarding: Forwarding,
-) -> Result<(), Rejection> {
+pub fn prepare<B>(request: &mut Request<B>, exchange: &Exchange, forwarding: Forwarding) -> Result<(), Rejection> {
     let client = *exchange.client()?;
     // The host in an absolute-form target wins over `Host` (RFC 9112 §3.2.2).
     if let Some(host) = request.uri().authority().and_then(bare) {
