@@ -44,6 +44,7 @@ pub mod registry;
 pub mod server;
 pub mod testing;
 mod unavailable;
+mod wire;
 pub mod worker;
 pub mod workers;
 

@@ -18,12 +18,13 @@ use tracing::debug;
 use super::deadline::{self, Deadlines, Phase, UntilEnd};
 use super::stop::Stop;
 use super::{Application, Peer};
+use crate::wire::Wire;
 
 /// Serves a connection to its end.
 pub(super) async fn serve<A: Application>(stream: TcpStream, peer: Peer, application: &A, stop: &Stop) {
     let manners = application.manners();
     let phase = Phase::default();
-    let io = Deadlines::new(stream, phase.clone(), manners.header, manners.idle);
+    let io = Deadlines::new(Wire::new(stream), phase.clone(), manners.header, manners.idle);
     let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
