@@ -27,6 +27,7 @@ use super::failure::{Failure, Fault};
 use super::pool::Closed;
 use super::upload::Sending;
 use crate::registry::Address;
+use crate::wire::Wire;
 
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
@@ -113,7 +114,7 @@ impl Connection {
     async fn tcp(stream: io::Result<TcpStream>) -> io::Result<Self> {
         let stream = stream?;
         stream.set_nodelay(true)?;
-        Self::http1(stream).await.map_err(io::Error::other)
+        Self::http1(Wire::new(stream)).await.map_err(io::Error::other)
     }
 
     async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> hyper::Result<Self> {
