@@ -73,8 +73,10 @@ def built(crate: str) -> Path:
 def gateway() -> Path:
     """Our own release build."""
     say("building portcullis")
-    _run(["cargo", "build", "--release", "--locked", "--quiet", "--package", "portcullis"], "portcullis", cwd=ROOT)
-    return ROOT / "target" / "release" / "portcullis"
+    build = ["cargo", "build", "--release", "--locked", "--quiet", "--package", "portcullis"]
+    target = ROOT / "target"
+    _run(build, "portcullis", cwd=ROOT, environment={"CARGO_TARGET_DIR": str(target)})
+    return target / "release" / "portcullis"
 
 
 def _cmake(crate: str) -> dict[str, str]:

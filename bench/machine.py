@@ -63,7 +63,6 @@ def describe() -> dict[str, str]:
         "processor": f"{model}, {len(CORES)} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "revision": revision(),
     }
 
 

@@ -117,9 +117,9 @@ class Load:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def command(self, seconds: float) -> list[str]:
+        connections = ["--threads", "1", "--connections", str(self.connections)]
         header = ["--header", "Connection: close"] if self.close else []
-        return [str(wrk()), "--threads", "1", "--connections", str(self.connections), "--timeout", "10s", *header,
-                "--duration", f"{max(1, round(seconds))}s"]  # fmt: skip
+        return [str(wrk()), *connections, *header, "--timeout", "10s", "--duration", f"{max(1, round(seconds))}s"]
 
 
 def memory(stand: Stand, contender: Contender, _seconds: float) -> Sample:

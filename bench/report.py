@@ -5,6 +5,9 @@ from __future__ import annotations
 from cases import CASES, Case
 from results import Figure, Results
 
+#: How many cores other programs may take before a run says so in bold.
+QUIET = 0.2
+
 
 def write(results: Results, plot: str) -> str:
     return "\n\n".join([*_opening(results, plot), *_goals(results), *_cases(results), *_how(results)]) + "\n"
@@ -16,17 +19,17 @@ def _opening(results: Results, plot: str) -> list[str]:
         "# Benchmarks",
         f"Written by `{facts['command']}` on {facts['date']}; [bench/README.md](bench/README.md) says how to repeat it, "
         "what is fair about it and what is not.",
-        f"{facts['processor']}, {facts['memory']}, {facts['kernel']}. Portcullis at {facts['revision']}.",
+        f"{facts['processor']}, {facts['memory']}, {facts['kernel']}. Portcullis: {facts['portcullis']}.",
         "CPU µs is what the gateway's processes took per request, user and system together: less is better. Figures "
         f"are medians of {facts['rounds']} rounds of {facts['seconds']} s in which everybody had a turn, with the "
         "smallest and the largest in parentheses. Ratios are made round by round.",
     ]
     foreign = results.foreign()
     if foreign:
+        noisy = "That is **not quiet**: believe the ratios rather than the times, and those not much."
         lines.append(
             f"Other programs on the machine kept {foreign.middle:.2f} of its cores busy meanwhile, {foreign.most:.2f} "
-            "in the worst round. " + ("That is quiet enough." if foreign.most < 0.2 else "That is **not quiet**: "
-            "believe the ratios rather than the times, and those not much.")  # fmt: skip
+            f"in the worst round. {noisy if foreign.most > QUIET else 'That is quiet enough.'}"
         )
     if "plain" in results.samples:
         lines.append(f"![CPU per request]({plot})")
