@@ -11,6 +11,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
+use http::HeaderValue;
+use http::header::CONNECTION;
 use portcullis_config::Forwarding;
 use portcullis_middleware::client::{self, TrustedProxies};
 use portcullis_middleware::exchange::Arrival;
@@ -23,6 +25,7 @@ use crate::plan::Link;
 use crate::proxy::Stage;
 use crate::proxy::headers::end_hop;
 use crate::server::{Application, Manners, Peer};
+use crate::tls::Downstream;
 
 /// Answers one request. Without a peer nobody knows who asks, and whatever decides by that refuses.
 pub async fn serve(
@@ -48,13 +51,15 @@ pub struct Arrived<'a> {
 /// Finds out who sent a request and which listener it is for. What speaks of the client's connection only ends here.
 pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Arrived<'a> {
     let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
-    let entrance = enter(door, request);
+    let entrance = enter(door, request, peer);
     let listener = entrance.as_ref().ok();
+    let secured = peer.and_then(|peer| peer.tls.as_deref());
     let arrival = Arrival {
         client,
         listener: listener.map_or(&door.names[0], |listener| &listener.name).clone(),
         port: peer.and_then(|peer| peer.local).map(|local| local.port()),
-        scheme: "http",
+        scheme: if secured.is_some() { "https" } else { "http" },
+        tls: secured.map(|secured| secured.tls.clone()),
         rehearsal: Stage::of(request).is_some(),
     };
     let exchange = Exchange::new(arrival, request);
@@ -67,10 +72,19 @@ pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) ->
 }
 
 /// Which listener the request is for: of those that share the address, the one with the most specific host.
-fn enter<'a>(door: &'a Door, request: &mut Request) -> Result<&'a Arc<Entrance>, Rejection> {
+fn enter<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Result<&'a Arc<Entrance>, Rejection> {
     let host = authority::settle(request)?;
     let listener = door.listeners.find(&host);
-    listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))
+    let listener =
+        listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))?;
+    match (&door.tls, peer.and_then(|peer| peer.tls.as_deref())) {
+        (None, None) => Ok(listener),
+        (Some(tls), Some(secured)) if tls.admits(secured, &listener.name) => Ok(listener),
+        // RFC 9110 §15.5.20. Whoever asks again makes a new connection for it, so this one must not be used again.
+        _ => Err(Rejection::new(Cause::Misdirected)
+            .detail("this connection was made for another host, or before the listener changed its terms")
+            .header(CONNECTION, HeaderValue::from_static("close"))),
+    }
 }
 
 /// Sends a request that has arrived down its listener's chain, and finishes what comes back.
@@ -117,6 +131,10 @@ impl Application for Edge {
         self.door.load().manners.clone()
     }
 
+    fn tls(&self) -> Option<Arc<Downstream>> {
+        self.door.load().tls.clone()
+    }
+
     async fn serve(&self, request: Request, peer: &Peer) -> http::Response<Watched> {
         let door = self.door.load_full();
         serve(&door, &self.observer, request, Some(peer)).await
@@ -131,6 +149,8 @@ pub struct Door {
     pub manners: Manners,
     /// Who may speak for a client.
     pub trusted_proxies: Arc<TrustedProxies>,
+    /// How to shake hands with connections, if the listeners have `tls`.
+    pub tls: Option<Arc<Downstream>>,
     /// The listeners that share the address, by host.
     pub listeners: HostMap<Arc<Entrance>>,
     /// Their names, in file order. There is one at least: that of a request which none of them takes.
@@ -189,7 +209,7 @@ mod tests {
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
         let door = plan.door_of("rest").expect("the file has it");
         let request = http::Request::builder().uri(path).header(HOST, host).body(axum::body::Body::empty()).unwrap();
-        let peer = peer.map(|address| Peer { address: address.parse().unwrap(), local: None });
+        let peer = peer.map(|address| Peer { address: address.parse().unwrap(), local: None, tls: None });
         let response = serve(&door, &gateway.observer(), request, peer.as_ref()).await.map(axum::body::Body::new);
         (response.status().as_u16(), Rejection::of(&response).map(Rejection::cause))
     }

@@ -51,7 +51,7 @@ impl Gateway {
     pub fn new(plugins: Plugins) -> Self {
         let carry = Carry::default();
         Self {
-            observer: Arc::new(Observer::new(carry.pools.clone())),
+            observer: Arc::new(Observer::new(carry.pools.clone(), carry.tls.counts.clone())),
             plugins,
             carry,
             plan: ArcSwap::from_pointee(Plan::empty()),
@@ -140,7 +140,7 @@ impl Gateway {
     /// The listener of this name as an axum application; `None` if the plan has no such listener.
     ///
     /// It binds nothing: whoever serves the application does. Clients are known by [`ConnectInfo`]; without it whatever
-    /// decides by the client's address refuses. Requests follow the plan of the moment, also after a reload.
+    /// decides by the client's address refuses. So does a listener that has `tls`: it cannot know who shook hands. Requests follow the plan of the moment, also after a reload.
     pub fn router(self: &Arc<Self>, listener: &str) -> Option<Router> {
         self.plan().door_of(listener)?;
         let (gateway, listener) = (self.clone(), listener.to_owned());
@@ -154,7 +154,7 @@ impl Gateway {
                     return rejection::finish(&Exchange::of(&request), gone);
                 };
                 let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-                let peer = address.map(|address| Peer { address, local: None });
+                let peer = address.map(|address| Peer { address, local: None, tls: None });
                 edge::serve(&door, &observer, request, peer.as_ref()).await.into_response()
             }
         }))

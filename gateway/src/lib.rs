@@ -43,6 +43,7 @@ pub mod reference;
 pub mod registry;
 pub mod server;
 pub mod testing;
+pub mod tls;
 mod unavailable;
 mod wire;
 pub mod worker;

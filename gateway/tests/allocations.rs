@@ -39,7 +39,7 @@ impl Known {
         let client = Client { ip, origin: Origin::Peer, peer: (ip, 50000).into(), peer_is_trusted: false };
         let listener = self.listener.clone();
         Exchange::new(
-            Arrival { client: Some(client), listener, port: Some(80), scheme: "http", rehearsal: false },
+            Arrival { client: Some(client), listener, port: Some(80), scheme: "http", tls: None, rehearsal: false },
             request,
         )
     }

@@ -23,6 +23,7 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/server/deadline.rs",
     "gateway/src/server/socket.rs",
     "gateway/src/server/stop.rs",
+    "gateway/src/wire.rs",
 ];
 
 /// The only file of the plugins that opens a socket: where finished segments leave for the daemon.

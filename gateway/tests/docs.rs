@@ -1,10 +1,14 @@
 //! Documents that cannot rot: every TOML in them is loaded, every example file is checked, every link leads somewhere.
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::Gateway;
-use portcullis_config::Faults;
+use portcullis_config::{Document, Faults};
+use support::pki::{Authority, replace};
+use tempfile::TempDir;
 
 #[test]
 fn every_toml_in_the_documents_is_a_configuration() {
@@ -39,9 +43,25 @@ fn every_example_file_is_a_configuration_without_warnings() {
 
 /// As `portcullis check` does it: everything but the sockets.
 fn check(name: &str, text: &str) -> Faults {
-    let (plan, faults) = Gateway::new(portcullis::plugins()).plan_text(name, text);
+    let directory = certificates();
+    let mut faults = Faults::new();
+    let document = Document::parse(name, text, &mut faults);
+    let plan = Gateway::new(portcullis::plugins()).plan_of(&document, Some(directory.path()), &mut faults);
     assert_eq!(plan.is_none(), faults.has_errors(), "{name}: there is a plan, or a reason why not");
     faults
+}
+
+/// A directory with the certificates that the documents name.
+fn certificates() -> TempDir {
+    let directory = TempDir::new().expect("a directory");
+    let authority = Authority::new("authority");
+    for name in ["site", "shop", "partners", "us"] {
+        authority.issue(&["localhost", "partners.localhost", "partners.example.com"]).write(directory.path(), name);
+    }
+    for name in ["clients.pem", "internal.pem"] {
+        replace(&directory.path().join(name), &authority.pem);
+    }
+    directory
 }
 
 #[test]

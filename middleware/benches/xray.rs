@@ -95,8 +95,14 @@ fn request(trace: Option<&'static str>) -> Request {
     let mut request = request.body(Body::empty()).unwrap();
     let ip = IpAddr::from([203, 0, 113, 9]);
     let client = Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: true };
-    let arrival =
-        Arrival { client: Some(client), listener: "web".into(), port: Some(80), scheme: "http", rehearsal: false };
+    let arrival = Arrival {
+        client: Some(client),
+        listener: "web".into(),
+        port: Some(80),
+        scheme: "http",
+        tls: None,
+        rehearsal: false,
+    };
     let exchange = Exchange::new(arrival, &request);
     exchange.attach(&mut request);
     request

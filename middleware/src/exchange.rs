@@ -19,7 +19,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
-use crate::{Cause, Rejection, Request};
+use crate::{Cause, Rejection, Request, Tls};
 use id::Id;
 
 /// Who sent the request, found once by the edge and used by everything after it.
@@ -131,6 +131,8 @@ pub struct Arrival {
     pub port: Option<u16>,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// What the TLS handshake established; `None` on a connection without.
+    pub tls: Option<Arc<Tls>>,
     /// Whether this is only asked about (`portcullis explain`): nothing may be counted, logged or sent.
     pub rehearsal: bool,
 }
@@ -242,8 +244,14 @@ impl Exchange {
         match request.extensions().get::<Exchange>() {
             Some(exchange) => Cow::Borrowed(exchange),
             None => {
-                let arrival =
-                    Arrival { client: None, listener: "".into(), port: None, scheme: "http", rehearsal: false };
+                let arrival = Arrival {
+                    client: None,
+                    listener: "".into(),
+                    port: None,
+                    scheme: "http",
+                    tls: None,
+                    rehearsal: false,
+                };
                 Cow::Owned(Exchange::new(arrival, request))
             }
         }
@@ -271,6 +279,13 @@ impl Exchange {
     /// `http` or `https`, as the client spoke it.
     pub fn scheme(&self) -> &'static str {
         self.0.arrival.scheme
+    }
+
+    /// What the TLS handshake of the client's connection established, a verified client certificate among it.
+    ///
+    /// `None` on a connection without TLS, and where a proxy in front of the gateway did it.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.0.arrival.tls.as_ref()
     }
 
     /// Whether this is only asked about (`portcullis explain`): nothing may be counted, logged or sent.

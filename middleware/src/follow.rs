@@ -1,8 +1,9 @@
-//! Follows a file: tells when its content has changed.
+//! Follows files: tells when the content of one has changed.
 //!
 //! Editors rename, Kubernetes swaps a symlink, network mounts send no events at all. So the *directory* is watched, any
 //! event in it is only a hint, a slow poll stands beside the hints, and what counts is whether the content differs.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,12 +20,40 @@ const SETTLE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_secs(5);
 
 /// A file that is followed.
-pub struct Follow {
-    path: PathBuf,
-    seen: Option<u64>,
-    /// Whether it could not be read when it was looked at last.
-    gone: bool,
-    /// When the file is to be looked at, if something hints at a change.
+pub struct Follow(FollowAll);
+
+impl Follow {
+    /// Follows a file from its present content on. Call it before reading, so that no change falls between.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(path: &Path) -> Self {
+        let seen = std::fs::read(path).ok().map(|content| Digest::of(&content));
+        Self(FollowAll::start(vec![Followed { path: path.to_owned(), seen, gone: false }]))
+    }
+
+    /// Follows a file that was read before: the first change is one from this content.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn since(path: &Path, content: &[u8]) -> Self {
+        Self(FollowAll::since([(path.to_owned(), Digest::of(content))]))
+    }
+
+    /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.
+    ///
+    /// Cancel safe: a change that was not returned is found by the next call.
+    pub async fn changed(&mut self) -> Vec<u8> {
+        self.0.changed().await.1
+    }
+}
+
+/// Files that are followed together: with one watcher, however many they are.
+pub struct FollowAll {
+    files: Vec<Followed>,
+    /// The file that is looked at next, of a round that has begun.
+    next: usize,
+    /// When the files are to be looked at, if something hints at a change.
     look: Option<Instant>,
     poll: Interval,
     /// `None` where the system has no events, or has them no more; the poll remains.
@@ -33,12 +62,24 @@ pub struct Follow {
     _watcher: Option<RecommendedWatcher>,
 }
 
-impl Follow {
-    /// Follows a file from its present content on. Call it before reading, so that no change falls between.
+struct Followed {
+    path: PathBuf,
+    seen: Option<Digest>,
+    /// Whether it could not be read when it was looked at last.
+    gone: bool,
+}
+
+impl FollowAll {
+    /// Follows files that were read before: the first change of each is one from this content.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(path: &Path) -> Self {
+    pub fn since(files: impl IntoIterator<Item = (PathBuf, Digest)>) -> Self {
+        let followed = |(path, seen)| Followed { path, seen: Some(seen), gone: false };
+        Self { look: Some(Instant::now()), ..Self::start(files.into_iter().map(followed).collect()) }
+    }
+
+    fn start(files: Vec<Followed>) -> Self {
         // One hint says as much as many.
         let (hint, hints) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event| {
@@ -47,59 +88,42 @@ impl Follow {
             }
         })
         .and_then(|mut watcher| {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            watcher.watch(directory, RecursiveMode::NonRecursive).map(|()| watcher)
+            let directory = |path: &Path| match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                _ => PathBuf::from("."),
+            };
+            let directories: BTreeSet<PathBuf> = files.iter().map(|file| directory(&file.path)).collect();
+            directories.iter().try_for_each(|directory| watcher.watch(directory, RecursiveMode::NonRecursive))?;
+            Ok(watcher)
         })
-        .inspect_err(|error| debug!(path = %path.display(), %error, "no file events here; polling only"))
+        .inspect_err(|error| debug!(files = files.len(), %error, "no file events here; polling only"))
         .ok();
         let mut poll = interval_at(Instant::now() + POLL, POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            seen: std::fs::read(path).ok().map(|content| digest(&content)),
-            gone: false,
-            path: path.to_owned(),
-            look: None,
-            poll,
-            hints: watcher.is_some().then_some(hints),
-            _watcher: watcher,
-        }
+        Self { files, next: 0, look: None, poll, hints: watcher.is_some().then_some(hints), _watcher: watcher }
     }
 
-    /// Follows a file that was read before: the first change is one from this content.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn since(path: &Path, content: &[u8]) -> Self {
-        Self { seen: Some(digest(content)), look: Some(Instant::now()), ..Self::new(path) }
-    }
-
-    /// Waits until the content differs from what was last seen, and returns it. A file that is gone is waited for.
+    /// Waits until the content of a file differs from what was last seen of it, and returns both. A file that is gone is
+    /// waited for.
     ///
     /// Cancel safe: a change that was not returned is found by the next call.
-    pub async fn changed(&mut self) -> Vec<u8> {
+    pub async fn changed(&mut self) -> (PathBuf, Vec<u8>) {
         loop {
-            self.wait_for_a_hint().await;
-            let content = tokio::fs::read(&self.path).await;
-            self.look = None;
-            let content = match content {
-                Ok(content) => content,
-                Err(error) => {
-                    // Said once; the poll comes by every few seconds.
-                    if !std::mem::replace(&mut self.gone, true) {
-                        warn!(path = %self.path.display(), %error, "a followed file cannot be read; what was read last stays");
-                    }
-                    continue;
-                }
-            };
-            self.gone = false;
-            let digest = digest(&content);
-            if self.seen.replace(digest) != Some(digest) {
-                return content;
+            if self.next == 0 {
+                self.wait_for_a_hint().await;
             }
+            while let Some(file) = self.files.get_mut(self.next) {
+                let content = tokio::fs::read(&file.path).await;
+                self.next += 1;
+                if let Some(content) = file.note(content) {
+                    return (file.path.clone(), content);
+                }
+            }
+            (self.next, self.look) = (0, None);
         }
     }
 
-    /// Waits until it is time to look at the file.
+    /// Waits until it is time to look at the files.
     async fn wait_for_a_hint(&mut self) {
         loop {
             let hint = async {
@@ -121,6 +145,25 @@ impl Follow {
     }
 }
 
+impl Followed {
+    /// What was read, if it differs from what was last seen.
+    fn note(&mut self, read: std::io::Result<Vec<u8>>) -> Option<Vec<u8>> {
+        let content = match read {
+            Ok(content) => content,
+            Err(error) => {
+                // Said once; the poll comes by every few seconds.
+                if !std::mem::replace(&mut self.gone, true) {
+                    warn!(path = %self.path.display(), %error, "a followed file cannot be read; what was read last stays");
+                }
+                return None;
+            }
+        };
+        self.gone = false;
+        let digest = Digest::of(&content);
+        (self.seen.replace(digest) != Some(digest)).then_some(content)
+    }
+}
+
 /// Whether an event may mean that something was written. An error may: events were lost.
 fn may_be_a_change(event: &notify::Result<Event>) -> bool {
     match event {
@@ -130,10 +173,17 @@ fn may_be_a_change(event: &notify::Result<Event>) -> bool {
     }
 }
 
-fn digest(content: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
+/// What is remembered of a file's content, which may be a secret: enough to tell whether it has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest(u64);
+
+impl Digest {
+    /// The digest of a content.
+    pub fn of(content: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +242,24 @@ mod tests {
         fs::write(at("three"), "3").expect("written");
         fs::rename(at("three"), at("list")).expect("renamed");
         assert_eq!(follow.changed().await, b"3");
+    }
+
+    #[tokio::test]
+    async fn many_files_are_followed_as_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let other = tempfile::tempdir().expect("a directory");
+        let paths = [directory.path().join("a"), directory.path().join("b"), other.path().join("c")];
+        paths.iter().for_each(|path| fs::write(path, "old").expect("written"));
+        let mut follow = FollowAll::since(paths.iter().map(|path| (path.clone(), Digest::of(b"old"))));
+        for (path, content) in [(&paths[2], "1"), (&paths[0], "2"), (&paths[0], "3")] {
+            fs::write(path, content).expect("written");
+            assert_eq!(follow.changed().await, (path.clone(), content.as_bytes().to_vec()));
+        }
+        // Two at once are told one after the other.
+        fs::write(&paths[0], "both").expect("written");
+        fs::write(&paths[1], "both").expect("written");
+        let told = [follow.changed().await.0, follow.changed().await.0];
+        assert!(told.contains(&paths[0]) && told.contains(&paths[1]), "{told:?}");
     }
 
     #[tokio::test]

@@ -27,12 +27,14 @@ pub mod rewrite;
 pub mod router;
 pub mod testing;
 pub mod timeout;
+pub mod tls;
 pub mod xray;
 
 pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};
 pub use layer::{Around, Guard, Next, Request, Response, RouteLayer, Running};
 pub use plugin::{BuildError, Context, Plugin, PluginRow};
 pub use rejection::{Cause, Rejection};
+pub use tls::Tls;
 
 /// Everything a plugin usually needs, in one `use`.
 pub mod prelude {

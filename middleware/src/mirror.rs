@@ -149,6 +149,7 @@ impl Copy {
             listener: original.listener().clone(),
             port: original.listener_port(),
             scheme: original.scheme(),
+            tls: original.tls().cloned(),
             rehearsal: false,
         };
         let exchange = Exchange::new(arrival, request);

@@ -51,6 +51,8 @@ causes! {
     MethodNotAllowed = "method_not_allowed", 405;
     /// The request is not well-formed HTTP, or not acceptable at an edge.
     BadRequest = "bad_request", 400;
+    /// The connection was made for another host than the request is for, or under other terms than it needs.
+    Misdirected = "misdirected", 421;
     /// The path is refused by the listener's path policy.
     PathRejected = "path_rejected", 400;
     /// The client's address is not allowed here.

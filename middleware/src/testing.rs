@@ -48,7 +48,7 @@ use crate::exchange::Arrival;
 use crate::layer::{Running, fold, hop};
 use crate::plugin::{Plugin, PluginRow, Services, Shared, Task};
 use crate::router::Table;
-use crate::{Cause, Client, Context, Exchange, Next, Origin, Rejection, Request, Response, RouteLayer, rejection};
+use crate::{Cause, Client, Context, Exchange, Next, Origin, Rejection, Request, Response, RouteLayer, Tls, rejection};
 
 /// A chain of one plugin before a mock that answers `200` with an empty body.
 ///
@@ -157,6 +157,7 @@ pub struct Chain {
     seen: Arc<Mutex<Vec<http::request::Parts>>>,
     client: Option<Client>,
     scheme: &'static str,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Chain {
@@ -170,6 +171,7 @@ impl Chain {
             seen: Arc::default(),
             client: Some(Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false }),
             scheme: "http",
+            tls: None,
         }
     }
 
@@ -221,6 +223,13 @@ impl Chain {
         self
     }
 
+    /// A connection with TLS, and what its handshake established. The scheme is `https` then.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(Arc::new(tls));
+        self.scheme("https")
+    }
+
     /// Asks with `GET`.
     pub async fn get(&self, target: &str) -> Answer {
         self.send(request("GET", target)).await
@@ -238,6 +247,7 @@ impl Chain {
             listener: "test".into(),
             port: Some(8080),
             scheme: self.scheme,
+            tls: self.tls.clone(),
             rehearsal: false,
         };
         let exchange = Exchange::new(arrival, &request);

@@ -43,8 +43,14 @@ fn allocations(layers: &[RouteLayer]) -> u64 {
             request.headers_mut().insert(HOST, HeaderValue::from_static("api.example.com"));
             let ip = [10, 0, 0, 1].into();
             let client = Client { ip, origin: Origin::Peer, peer: (ip, 4711).into(), peer_is_trusted: false };
-            let arrival =
-                Arrival { client: Some(client), listener: "web".into(), port: None, scheme: "http", rehearsal: false };
+            let arrival = Arrival {
+                client: Some(client),
+                listener: "web".into(),
+                port: None,
+                scheme: "http",
+                tls: None,
+                rehearsal: false,
+            };
             Exchange::new(arrival, &request).attach(&mut request);
             request
         };

@@ -101,8 +101,14 @@ fn request(trace: Option<&'static str>) -> Request {
     let mut request = request.body(Body::empty()).expect("a request");
     let ip = [203, 0, 113, 9].into();
     let client = Client { ip, origin: Origin::Peer, peer: (ip, 4711).into(), peer_is_trusted: true };
-    let arrival =
-        Arrival { client: Some(client), listener: "web".into(), port: Some(80), scheme: "http", rehearsal: false };
+    let arrival = Arrival {
+        client: Some(client),
+        listener: "web".into(),
+        port: Some(80),
+        scheme: "http",
+        tls: None,
+        rehearsal: false,
+    };
     Exchange::new(arrival, &request).attach(&mut request);
     request
 }

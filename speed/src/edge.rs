@@ -142,8 +142,11 @@ pub(crate) fn answer(meter: &mut Meter<'_>) {
 }
 
 /// A trusted proxy, as most requests come from one.
-const PEER: Peer =
-    Peer { address: std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4711), local: None };
+static PEER: Peer = Peer {
+    address: std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4711),
+    local: None,
+    tls: None,
+};
 
 /// A gateway that serves a file, and the door of its listener `web`.
 struct Running {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Check;
 use crate::raw::Step;
 use crate::units::{HostPattern, ListenAddress};
-use crate::{Listener, Named};
+use crate::{Listener, ListenerTls, Named};
 
 /// What holds a request's headers gives out not far above this.
 const MOST_HEADERS: usize = 16_384;
@@ -26,7 +26,14 @@ impl Check<'_> {
     fn listener(&mut self, listener: &Named<Listener>) {
         let Named { name, value, .. } = listener;
         self.no_duplicates(&value.hosts);
-        for (key, limit) in [("headers", value.limits.headers), ("connections", value.limits.connections)] {
+        if let Some(tls) = &value.tls {
+            self.tls(name, tls);
+        }
+        for (key, limit) in [
+            ("headers", value.limits.headers),
+            ("connections", value.limits.connections),
+            ("handshakes", value.limits.handshakes),
+        ] {
             if limit == 0 {
                 let span = self.span_in(listener, &["limits", key]);
                 self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
@@ -39,6 +46,18 @@ impl Check<'_> {
         if value.limits.header_size.bytes() == 0 {
             let span = self.span_in(listener, &["limits", "header_size"]);
             self.error(&span, format!("`header_size` is 0, so listener `{name}` would refuse everyone"));
+        }
+    }
+
+    fn tls(&mut self, name: &str, tls: &ListenerTls) {
+        if tls.certificates.is_empty() {
+            let said = format!("`certificates` is empty, so listener `{name}` would refuse everyone");
+            self.error(&tls.certificates.span, said).help("add one: { cert = \"site.pem\", key = \"site.key\" }");
+        }
+        if let (Some(wanted), None) = (&tls.client_certificate, &tls.client_ca) {
+            self.error(&wanted.span, "`client_certificate` says nothing without `client_ca`")
+                .label("whose certificates?")
+                .help("name the file of the authorities that sign clients' certificates: client_ca = \"clients.pem\"");
         }
     }
 

@@ -8,10 +8,9 @@ use crate::units::{InstanceAddress, ListenAddress};
 use crate::{Balance, Faults, File, Listener, Protocol, Service};
 
 /// What the reference adds to a key: its table's type, the key, the sentence.
-pub(crate) const REMARKS: [(&str, &str, &str); 8] = [
+pub(crate) const REMARKS: [(&str, &str, &str); 7] = [
     ("Listener", "address", "This version serves no `unix:` address yet."),
     ("Listener", "proxy_protocol", "This version does not serve it yet."),
-    ("Listener", "tls", "This version does not serve it yet."),
     ("Service", "instances", "This version serves no `unix:` address yet."),
     ("Service", "protocol", "This version serves only `http1` yet."),
     ("Service", "tls", "This version does not serve it yet."),
@@ -38,9 +37,6 @@ fn of_listener(listener: &Listener) -> Found<'_> {
     }
     if listener.proxy_protocol.value {
         found.push(("`proxy_protocol`", listener.proxy_protocol.span.clone()));
-    }
-    if let Some(tls) = &listener.tls {
-        found.push(("`tls`", tls.span.clone()));
     }
     found
 }

@@ -1,5 +1,6 @@
 //! `[listener.*]`: an address that accepts connections.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -54,11 +55,13 @@ pub struct Limits {
     pub headers: usize,
     /// How many connections may be open at once.
     pub connections: usize,
+    /// How many TLS handshakes may be in progress at once.
+    pub handshakes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_size: Size::from_kib(32), headers: 100, connections: 10_000 }
+        Self { header_size: Size::from_kib(32), headers: 100, connections: 10_000, handshakes: 1_000 }
     }
 }
 
@@ -106,28 +109,43 @@ pub enum Forwarding {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {
-    /// Certificates; the one whose names fit is served.
-    pub certificates: Vec<Certificate>,
+    /// Certificates; the one whose names fit the name that the client asks for is served. A client that asks for none
+    /// gets the first.
+    pub certificates: Spanned<Vec<Certificate>>,
     /// The oldest protocol version that is accepted.
     #[serde(default)]
     pub min_version: TlsVersion,
     /// A PEM file of authorities. If given, clients must present a certificate signed by one of them.
     #[serde(default)]
-    pub client_ca: Option<PathBuf>,
+    pub client_ca: Option<Spanned<PathBuf>>,
+    /// Whether a client may do without a certificate. Default `"required"`; only with `client_ca`.
+    #[serde(default)]
+    pub client_certificate: Option<Spanned<Presence>>,
 }
 
-/// A certificate chain and its private key, as PEM files.
+/// Whether clients must present a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// A client without one is refused.
+    #[default]
+    Required,
+    /// A client may come without one. One that it presents must be good all the same.
+    Optional,
+}
+
+/// A certificate chain and its private key, as PEM files. Both are followed: a new pair is served as soon as it is there.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The certificate chain, leaf first.
-    pub cert: PathBuf,
+    pub cert: Spanned<PathBuf>,
     /// The private key.
-    pub key: PathBuf,
+    pub key: Spanned<PathBuf>,
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersion {
     /// TLS 1.2
     #[default]
@@ -136,4 +154,13 @@ pub enum TlsVersion {
     /// TLS 1.3
     #[serde(rename = "1.3")]
     V1_3,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        })
+    }
 }

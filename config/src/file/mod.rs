@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Document, Place, Raw, Spanned};
 
-pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, TlsVersion};
+pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, Presence, TlsVersion};
 pub use matching::{Match, PathMatch, ValueMatch};
 pub(crate) use parse::Outline;
 pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};

@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::TlsVersion;
 use crate::Spanned;
 use crate::units::{Duration, InstanceAddress};
 
@@ -144,9 +145,11 @@ pub enum Balance {
 #[serde(default, deny_unknown_fields)]
 pub struct ServiceTls {
     /// A PEM file of authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// The name that the certificate must carry. Default: the host of the instance.
-    pub server_name: Option<String>,
+    pub ca: Option<Spanned<PathBuf>>,
+    /// The name that is asked for and that the certificate must carry. Default: the host of the instance.
+    pub server_name: Option<Spanned<String>>,
+    /// The oldest protocol version that is accepted.
+    pub min_version: TlsVersion,
     /// A certificate to present to instances that ask for one.
     pub client: Option<super::Certificate>,
 }

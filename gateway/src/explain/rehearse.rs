@@ -47,7 +47,9 @@ async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanatio
         0 => SocketAddr::new(door.address.ip(), port.unwrap_or(0)),
         _ => door.address,
     };
-    let peer = Peer { address: SocketAddr::new(asked.client.unwrap_or(LOOPBACK), 0), local: Some(local) };
+    // As if the handshake had been for the host that is asked for.
+    let tls = door.tls.as_ref().map(|tls| Arc::new(tls.imagined(&host_of(&request))));
+    let peer = Peer { address: SocketAddr::new(asked.client.unwrap_or(LOOPBACK), 0), local: Some(local), tls };
 
     let mut real = copy(&request);
     real.extensions_mut().insert(stage.clone());

@@ -16,20 +16,29 @@ use prometheus_client::registry::Registry;
 
 use super::numbers::{BUCKETS, Series, Totals};
 use super::{Config, Observer, process};
+use crate::plan::Plan;
 use crate::proxy::{Closed, Counts};
-use crate::registry::{Live, Stats};
+use crate::registry::Stats;
+use crate::tls::{Expiry, Handshake};
 
 /// What a scrape is called by HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything counted so far, as text.
-pub(super) fn render(observer: &Observer, registries: &[Arc<Live>]) -> String {
+pub(super) fn render(observer: &Observer, plan: &Plan) -> String {
+    let now = SystemTime::now();
+    let doors = plan.doors().filter_map(|door| door.tls.as_ref());
     let scrape = Scrape {
         totals: observer.numbers.totals(),
         in_flight: observer.numbers.in_flight(),
         clients: observer.crew.get().map(|crew| crew.connections().collect()).unwrap_or_default(),
         connections: observer.pools.counts(),
-        registries: registries.iter().map(|live| (live.name().to_owned(), live.stats())).collect(),
+        registries: plan.registries().iter().map(|live| (live.name().to_owned(), live.stats())).collect(),
+        handshakes: observer.handshakes.read().collect(),
+        certificates: doors
+            .flat_map(|tls| tls.expiries())
+            .map(|expiry| (until(expiry.not_after, now), expiry))
+            .collect(),
         dropped: observer.sink.dropped.load(Relaxed),
         config: (**observer.config.load()).clone(),
         started: observer.started,
@@ -50,6 +59,9 @@ struct Scrape {
     clients: Vec<usize>,
     connections: Vec<(Arc<str>, Counts)>,
     registries: Vec<(String, Stats)>,
+    handshakes: Vec<(Handshake, u64)>,
+    /// With the seconds that each has left.
+    certificates: Vec<(f64, Expiry)>,
     dropped: u64,
     config: Config,
     started: SystemTime,
@@ -62,6 +74,7 @@ impl Collector for Scrape {
         self.requests(&mut page)?;
         self.upstreams(&mut page)?;
         self.registries(&mut page)?;
+        self.tls(&mut page)?;
         self.gateway(&mut page)?;
         self.middlewares(&mut page)
     }
@@ -193,6 +206,30 @@ impl Scrape {
         Ok(())
     }
 
+    /// Nothing, where nobody speaks TLS.
+    fn tls(&self, page: &mut Page<'_>) -> fmt::Result {
+        if self.certificates.is_empty() && self.handshakes.iter().all(|(_, count)| *count == 0) {
+            return Ok(());
+        }
+        let mut handshakes = page.family(
+            "portcullis_tls_handshakes",
+            "TLS handshakes with clients, by how they ended",
+            MetricType::Counter,
+        )?;
+        for (result, count) in &self.handshakes {
+            handshakes.counter(&[("result", result.name())], *count)?;
+        }
+        let mut certificates = page.family(
+            "portcullis_tls_certificate_expires_in_seconds",
+            "How long a listener's certificate is still good for; negative once it has expired",
+            MetricType::Gauge,
+        )?;
+        for (seconds, Expiry { listener, file, .. }) in &self.certificates {
+            certificates.gauge(&[("listener", &**listener), ("certificate", file.as_str())], *seconds)?;
+        }
+        Ok(())
+    }
+
     fn gateway(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counter("portcullis_access_log_dropped", "Lines of the access log that were lost", self.dropped)?;
         let mut reloads =
@@ -248,6 +285,14 @@ impl fmt::Debug for Scrape {
 
 fn epoch(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+/// The seconds until a moment; negative once it is past.
+fn until(moment: SystemTime, now: SystemTime) -> f64 {
+    match moment.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(past) => -past.duration().as_secs_f64(),
+    }
 }
 
 /// A page of metrics being written.

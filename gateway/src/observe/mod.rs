@@ -28,6 +28,7 @@ use numbers::Numbers;
 
 use crate::plan::Plan;
 use crate::proxy::Pools;
+use crate::tls;
 use crate::unavailable::Unavailable;
 use crate::workers::Crew;
 
@@ -41,6 +42,7 @@ pub struct Observer {
     numbers: Numbers,
     crew: OnceLock<Arc<Crew>>,
     pools: Arc<Pools>,
+    handshakes: Arc<tls::Counts>,
     started: SystemTime,
     config: ArcSwap<Config>,
 }
@@ -62,8 +64,8 @@ struct Config {
 }
 
 impl Observer {
-    /// Remembers requests, and what these pools do. Writes no access log before it [follows](Observer::follow) a plan.
-    pub fn new(pools: Arc<Pools>) -> Self {
+    /// Remembers requests, and tells what these pools and handshakes do. Writes no access log before it [follows](Observer::follow) a plan.
+    pub fn new(pools: Arc<Pools>, handshakes: Arc<tls::Counts>) -> Self {
         let sink = Arc::new(Sink::default());
         let started = SystemTime::now();
         let config = Config { hash: String::new(), since: started, accepted: 0, refused: 0 };
@@ -72,6 +74,7 @@ impl Observer {
             crew: OnceLock::new(),
             sink,
             pools,
+            handshakes,
             started,
             config: ArcSwap::from_pointee(config),
         }
@@ -141,6 +144,6 @@ impl Observer {
 
     /// Everything counted so far, as Prometheus reads it; the answer's content type is [`CONTENT_TYPE`].
     pub fn render(&self, plan: &Plan) -> String {
-        metrics::render(self, plan.registries())
+        metrics::render(self, plan)
     }
 }

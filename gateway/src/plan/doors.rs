@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use portcullis_config::units::{HostPattern, ListenAddress};
@@ -17,6 +18,7 @@ use super::chains::Middlewares;
 use super::{Link, Routes};
 use crate::edge::{Door, Entrance};
 use crate::server::Manners;
+use crate::tls::{self, Downstream};
 
 /// One door per address, in file order.
 pub(super) fn build(
@@ -24,7 +26,7 @@ pub(super) fn build(
     routes: &Routes<'_>,
     middlewares: &mut Middlewares<'_>,
     faults: &mut Faults,
-) -> Vec<Arc<Door>> {
+) -> Vec<Door> {
     let trusted_proxies = Arc::new(TrustedProxies::new(file.trusted_proxies.iter().copied()));
     let mut tables = Tables::default();
     let mut doors: Vec<Door> = Vec::new();
@@ -50,13 +52,32 @@ pub(super) fn build(
             door.listeners.insert(host, entrance.clone());
         }
     }
-    doors.into_iter().map(Arc::new).collect()
+    doors
+}
+
+/// Gives the doors what they need to shake hands, where the file wants that.
+pub(super) fn secure(
+    doors: &mut [Door],
+    file: &File,
+    directory: &Path,
+    shared: &tls::Shared,
+    files: &mut tls::Files,
+    faults: &mut Faults,
+) {
+    for door in doors {
+        let here = |named: &&Named<Listener>| named.value.address.value == ListenAddress::Tcp(door.address);
+        let listeners: Vec<_> = file.listeners.iter().filter(here).collect();
+        // All have it or none; that was checked with the file.
+        if listeners.iter().any(|listener| listener.value.tls.is_some()) {
+            door.tls = Downstream::build(&listeners, directory, shared, &file.document, faults, files);
+        }
+    }
 }
 
 fn door(address: SocketAddr, listener: &Listener, trusted_proxies: Arc<TrustedProxies>) -> Door {
     // Listeners that share an address agree on these; that was checked with the file.
     let manners = Manners::new(&listener.limits, &listener.timeouts);
-    Door { address, manners, trusted_proxies, listeners: HostMap::default(), names: Vec::new() }
+    Door { address, manners, trusted_proxies, tls: None, listeners: HostMap::default(), names: Vec::new() }
 }
 
 fn entrance(

@@ -28,6 +28,7 @@ use crate::edge::Door;
 use crate::plugins::Plugins;
 use crate::proxy::{Pools, Upstream};
 use crate::registry::Live;
+use crate::tls;
 use chains::Middlewares;
 use registries::Registries;
 use services::ServiceBook;
@@ -44,6 +45,8 @@ pub struct Carry {
     pub registries: Mutex<HashMap<(String, String), std::sync::Weak<Live>>>,
     /// Connections to instances.
     pub pools: Arc<Pools>,
+    /// TLS' keys and sessions.
+    pub tls: tls::Shared,
 }
 
 /// A configuration that was checked and built; the server only ever sees a plan.
@@ -153,14 +156,18 @@ fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults:
     let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);
     let routes = middlewares.routes(faults);
     overlaps::report(&file, &routes, faults);
-    let doors = doors::build(&file, &routes, &mut middlewares, faults);
+    let mut doors = doors::build(&file, &routes, &mut middlewares, faults);
+    let mut files = tls::Files::default();
+    doors::secure(&mut doors, &file, directory, &carry.tls, &mut files, faults);
     let mut tasks = middlewares.into_tasks();
     tasks.push(services.tidy());
+    tasks.extend(files.follow());
     services.settle();
     if faults.has_errors() {
         return None;
     }
     let routes = routes.into_iter().map(|(_, planned)| planned).collect();
+    let doors = doors.into_iter().map(Arc::new).collect();
     let tasks = Mutex::new(tasks);
     Some(Plan { doors, routes, services, tasks, retired: CancellationToken::new(), file: Some(file) })
 }

@@ -91,9 +91,9 @@ impl<A: Application> Post<A> {
             bound if bound.ip().is_unspecified() => stream.local_addr().ok(),
             bound => Some(bound),
         };
-        let (application, stop) = (self.applications[worker].clone(), self.server.stop.clone());
+        let (application, server) = (self.applications[worker].clone(), self.server.clone());
         let serve = async move |stream| {
-            connection::serve(stream, Peer { address, local }, &*application, &stop).await;
+            connection::serve(stream, Peer { address, local, tls: None }, &*application, &server).await;
             drop((place, load));
         };
         if worker == accepted_by {

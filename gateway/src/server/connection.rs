@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -12,19 +13,39 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::deadline::{self, Deadlines, Phase, UntilEnd};
 use super::stop::Stop;
-use super::{Application, Peer};
+use super::{Application, Handle, Manners, Peer};
+use crate::tls::Accepted;
 use crate::wire::Wire;
 
-/// Serves a connection to its end.
-pub(super) async fn serve<A: Application>(stream: TcpStream, peer: Peer, application: &A, stop: &Stop) {
+/// Serves a connection to its end. With TLS, its handshake comes first.
+pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, application: &A, server: &Handle) {
     let manners = application.manners();
+    let stream = Wire::new(stream);
+    let Some(tls) = application.tls() else {
+        return exchange(stream, peer, application, &manners, &server.stop).await;
+    };
+    if let Some(Accepted { stream, secured }) = server.handshakes.shake(&tls, stream, &peer, &manners).await {
+        drop(tls);
+        peer.tls = Some(Arc::new(secured));
+        exchange(stream, peer, application, &manners, &server.stop).await;
+    }
+}
+
+/// Reads requests and writes answers until one of the two has no more.
+async fn exchange<S, A>(stream: S, peer: Peer, application: &A, manners: &Manners, stop: &Stop)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Application,
+{
     let phase = Phase::default();
-    let io = Deadlines::new(Wire::new(stream), phase.clone(), manners.header, manners.idle);
+    let io = Deadlines::new(stream, phase.clone(), manners.header, manners.idle);
+    let address = peer.address;
     let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -37,7 +58,7 @@ pub(super) async fn serve<A: Application>(stream: TcpStream, peer: Peer, applica
         .serve_connection(TokioIo::new(io), service_fn(|request| requests.answer(request)))
         .with_upgrades();
     if let Err(error) = stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
-        debug!(peer = %peer.address, %error, "a connection ended early");
+        debug!(peer = %address, %error, "a connection ended early");
     }
 }
 

@@ -8,6 +8,7 @@
 mod accept;
 mod connection;
 mod deadline;
+mod handshake;
 mod places;
 mod socket;
 mod stop;
@@ -23,20 +24,25 @@ use portcullis_config::{Limits, ListenerTimeouts};
 use portcullis_middleware::Request;
 use tokio_util::task::TaskTracker;
 
+use crate::tls::{Downstream, Secured};
+
 pub use socket::Socket;
 
 pub(crate) use accept::open;
 
+use handshake::Handshakes;
 use places::Places;
 use stop::Stop;
 
 /// Both ends of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// The other end.
     pub address: SocketAddr,
     /// This end.
     pub local: Option<SocketAddr>,
+    /// What a TLS handshake established, if there was one.
+    pub tls: Option<Arc<Secured>>,
 }
 
 /// What answers the requests of a server. Every worker has one of its own.
@@ -46,6 +52,11 @@ pub trait Application: Send + Sync + 'static {
 
     /// How new connections are treated. A reload may change it.
     fn manners(&self) -> Manners;
+
+    /// How to shake hands with new connections, if they must. A reload may change it.
+    fn tls(&self) -> Option<Arc<Downstream>> {
+        None
+    }
 
     /// Answers a request.
     fn serve(&self, request: Request, peer: &Peer) -> impl Future<Output = http::Response<Self::Body>> + Send;
@@ -66,6 +77,10 @@ pub struct Manners {
     pub idle: Option<Duration>,
     /// How long a request's body may stand still.
     pub body_idle: Option<Duration>,
+    /// How many TLS handshakes may be in progress at once; further connections are closed.
+    pub handshakes: usize,
+    /// How long a TLS handshake may take.
+    pub handshake: Option<Duration>,
 }
 
 impl Manners {
@@ -78,6 +93,8 @@ impl Manners {
             header: timeouts.header.limit(),
             idle: timeouts.idle.limit(),
             body_idle: timeouts.body_idle.limit(),
+            handshakes: limits.handshakes,
+            handshake: timeouts.handshake.limit(),
         }
     }
 }
@@ -95,11 +112,18 @@ pub struct Handle {
     stop: Arc<Stop>,
     connections: TaskTracker,
     places: Arc<Places>,
+    handshakes: Arc<Handshakes>,
 }
 
 impl Handle {
     fn new(address: SocketAddr) -> Self {
-        Self { address, stop: Arc::default(), connections: TaskTracker::new(), places: Arc::default() }
+        Self {
+            address,
+            stop: Arc::default(),
+            connections: TaskTracker::new(),
+            places: Arc::default(),
+            handshakes: Arc::default(),
+        }
     }
 
     /// The address that was bound; it has the real port where the file says 0.

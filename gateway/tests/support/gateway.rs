@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis::admin::client;
 use portcullis::app::App;
 use portcullis::workers::{Fallen, Workers};
-use portcullis::{Gateway, plugins};
+use portcullis::{Gateway, Plugins, plugins};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -31,10 +31,15 @@ impl Running {
 
     /// Starts a gateway from a whole file with one listener on `127.0.0.1:0`, and an admin listener there too.
     pub async fn start_whole(toml: &str) -> Self {
+        Self::start_with(plugins(), toml).await
+    }
+
+    /// The same with plugins of the test's own.
+    pub async fn start_with(plugins: Plugins, toml: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, toml).unwrap();
-        let gateway = Gateway::new(plugins());
+        let gateway = Gateway::new(plugins);
         let (plan, faults) = gateway.plan_file(&file);
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
         // On the test's own runtime: its clock may be paused, and connections to instances are one worker's.
@@ -46,7 +51,12 @@ impl Running {
 
     /// Writes the file anew, and asks for a reload; the status and the body of the answer.
     pub async fn reload(&self, toml: &str) -> (u16, String) {
-        std::fs::write(&self.file, format!("{HEAD}{toml}")).unwrap();
+        self.reload_whole(&format!("{HEAD}{toml}")).await
+    }
+
+    /// The same with a whole file.
+    pub async fn reload_whole(&self, toml: &str) -> (u16, String) {
+        std::fs::write(&self.file, toml).unwrap();
         client::post(self.admin, "/reload", String::new()).await.unwrap()
     }
 

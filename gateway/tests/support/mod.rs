@@ -4,6 +4,7 @@
 
 pub mod echo;
 pub mod gateway;
+pub mod pki;
 pub mod proxy;
 
 use std::io;

@@ -60,8 +60,14 @@ pub(crate) fn service(addresses: &[SocketAddr]) -> Arc<LiveService> {
 pub(crate) fn arrive(request: &mut Request) -> Exchange {
     let peer: SocketAddr = "203.0.113.9:50000".parse().unwrap();
     let client = Client { ip: peer.ip(), origin: Origin::Peer, peer, peer_is_trusted: false };
-    let arrival =
-        Arrival { client: Some(client), listener: "web".into(), port: Some(80), scheme: "http", rehearsal: false };
+    let arrival = Arrival {
+        client: Some(client),
+        listener: "web".into(),
+        port: Some(80),
+        scheme: "http",
+        tls: None,
+        rehearsal: false,
+    };
     let exchange = Exchange::new(arrival, request);
     exchange.attach(request);
     exchange

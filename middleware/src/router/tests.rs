@@ -117,6 +117,7 @@ fn client(ip: &str) -> crate::exchange::Arrival {
         listener: "web".into(),
         port: None,
         scheme: "http",
+        tls: None,
         rehearsal: false,
     }
 }

@@ -1,0 +1,260 @@
+//! A handshake with a client, from its first byte on.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use portcullis_config::TlsVersion;
+use portcullis_middleware::Tls;
+use rustls::server::Acceptor;
+use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::server::{StartHandshake, TlsStream};
+
+use super::Downstream;
+use super::client::identity;
+use super::downstream::Secured;
+
+/// The first byte of every TLS connection: the record is one of a handshake.
+const HANDSHAKE: u8 = 0x16;
+
+/// A fatal alert that says that nobody here has the name (RFC 6066 §3).
+const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
+
+/// What somebody reads who speaks HTTP to a port that speaks TLS.
+const THIS_IS_TLS: &str = "this port speaks TLS: use https://\n";
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// What is said over it.
+    pub stream: TlsStream<S>,
+    /// What the handshake established.
+    pub secured: Secured,
+}
+
+/// Why there was no handshake.
+#[derive(Debug)]
+pub enum Refused {
+    /// The client went away in the middle of it.
+    Closed,
+    /// The client speaks HTTP without TLS.
+    Plaintext,
+    /// The client asks for a name that nobody here has.
+    UnknownName(String),
+    /// The client has no certificate, or one that is no good.
+    ClientCertificate(String),
+    /// Client and listener have no version or method in common.
+    Incompatible(String),
+    /// The client does not accept what it was offered, as it does with a certificate that it cannot verify.
+    ByClient(String),
+    /// What came is no handshake.
+    Malformed(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the client went away during the handshake"),
+            Self::Plaintext => f.write_str("the client speaks HTTP without TLS"),
+            Self::UnknownName(name) => write!(f, "no certificate and listener here are for `{}`", name.escape_debug()),
+            Self::ClientCertificate(error) => write!(f, "the client's certificate is refused: {error}"),
+            Self::Incompatible(error) => write!(f, "the client has nothing in common with this listener: {error}"),
+            Self::ByClient(error) => write!(f, "the client broke the handshake off: {error}"),
+            Self::Malformed(error) => write!(f, "what came is no handshake: {error}"),
+        }
+    }
+}
+
+impl Refused {
+    /// What is counted.
+    pub fn result(&self) -> Result {
+        match self {
+            Self::Closed => Result::Closed,
+            Self::Plaintext => Result::Plaintext,
+            Self::UnknownName(_) => Result::UnknownName,
+            Self::ClientCertificate(_) => Result::ClientCertificate,
+            Self::Incompatible(_) => Result::Incompatible,
+            Self::ByClient(_) => Result::ByClient,
+            Self::Malformed(_) => Result::Malformed,
+        }
+    }
+}
+
+impl Downstream {
+    /// Shakes hands. Whoever calls it sees to the time it may take.
+    pub async fn accept<S>(&self, mut stream: S) -> std::result::Result<Accepted<S>, Refused>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let mut acceptor = Acceptor::default();
+        let mut buffer = [0; 2048];
+        let mut first = true;
+        let hello = loop {
+            let length = stream.read(&mut buffer).await.map_err(|_| Refused::Closed)?;
+            let mut bytes = &buffer[..length];
+            match bytes.first() {
+                None => return Err(Refused::Closed),
+                Some(byte) if first && *byte != HANDSHAKE => return Err(refuse_first(&mut stream, bytes).await),
+                Some(_) => first = false,
+            }
+            while !bytes.is_empty() {
+                acceptor.read_tls(&mut bytes).map_err(|error| Refused::Malformed(error.to_string()))?;
+            }
+            match acceptor.accept() {
+                Ok(Some(hello)) => break hello,
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut said = Vec::new();
+                    let _ = alert.write_all(&mut said);
+                    farewell(&mut stream, &said).await;
+                    return Err(explain(error));
+                }
+            }
+        };
+        let name = hello.client_hello().server_name().map(str::to_owned);
+        let Some(offer) = self.offer(name.as_deref()) else {
+            farewell(&mut stream, &UNRECOGNIZED_NAME).await;
+            return Err(Refused::UnknownName(name.unwrap_or_default()));
+        };
+        let started = StartHandshake::from_parts(hello, stream);
+        let stream = started.into_stream(offer.server.clone()).await.map_err(explain_io)?;
+
+        let (_, connection) = stream.get_ref();
+        let certificate = match connection.peer_certificates().and_then(<[_]>::first) {
+            Some(leaf) => Some(identity(leaf, SystemTime::now()).ok_or_else(|| {
+                Refused::ClientCertificate("it has expired since its session began, or cannot be read".to_owned())
+            })?),
+            None if offer.needs_a_certificate => {
+                return Err(Refused::ClientCertificate("there is none".to_owned()));
+            }
+            None => None,
+        };
+        let tls = Tls {
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
+                _ => TlsVersion::V1_2,
+            },
+            server_name: name.map(|name| name.to_ascii_lowercase()),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            certificate,
+        };
+        Ok(Accepted { secured: Secured::new(tls, &offer), stream })
+    }
+}
+
+/// The first byte is none of TLS'.
+async fn refuse_first(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Refused {
+    // Methods are upper-case letters, also those of HTTP/2's preface.
+    if !bytes.iter().take(3).all(u8::is_ascii_uppercase) {
+        return Refused::Malformed("it does not begin like one".to_owned());
+    }
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{THIS_IS_TLS}",
+        THIS_IS_TLS.len()
+    );
+    farewell(stream, answer.as_bytes()).await;
+    Refused::Plaintext
+}
+
+/// Says why, and closes. Whether it arrives does not matter.
+async fn farewell(stream: &mut (impl AsyncWrite + Unpin), said: &[u8]) {
+    if stream.write_all(said).await.is_ok() {
+        let _ = stream.shutdown().await;
+    }
+}
+
+fn explain_io(error: io::Error) -> Refused {
+    match error.downcast::<Error>() {
+        Ok(error) => explain(error),
+        Err(_) => Refused::Closed,
+    }
+}
+
+fn explain(error: Error) -> Refused {
+    match error {
+        Error::NoCertificatesPresented => Refused::ClientCertificate("there is none".to_owned()),
+        Error::InvalidCertificate(_) => Refused::ClientCertificate(error.to_string()),
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Refused::Incompatible(error.to_string()),
+        Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => Refused::Closed,
+        Error::AlertReceived(_) => Refused::ByClient(error.to_string()),
+        _ => Refused::Malformed(error.to_string()),
+    }
+}
+
+/// How often handshakes ended in each way, in this process.
+#[derive(Debug, Default)]
+pub struct Counts([AtomicU64; Result::ALL.len()]);
+
+impl Counts {
+    pub(super) fn count(&self, result: Result) {
+        self.0[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> impl Iterator<Item = (Result, u64)> {
+        Result::ALL.into_iter().map(|result| (result, self.0[result as usize].load(Relaxed)))
+    }
+}
+
+/// How a handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Result {
+    /// With a new session.
+    Full,
+    /// With a session that goes on.
+    Resumed,
+    /// Too late.
+    Timeout,
+    /// There were too many at once.
+    TooMany,
+    /// With [`Refused::Closed`].
+    Closed,
+    /// With [`Refused::Plaintext`].
+    Plaintext,
+    /// With [`Refused::UnknownName`].
+    UnknownName,
+    /// With [`Refused::ClientCertificate`].
+    ClientCertificate,
+    /// With [`Refused::Incompatible`].
+    Incompatible,
+    /// With [`Refused::ByClient`].
+    ByClient,
+    /// With [`Refused::Malformed`].
+    Malformed,
+}
+
+impl Result {
+    /// Every way.
+    pub const ALL: [Result; 11] = [
+        Result::Full,
+        Result::Resumed,
+        Result::Timeout,
+        Result::TooMany,
+        Result::Closed,
+        Result::Plaintext,
+        Result::UnknownName,
+        Result::ClientCertificate,
+        Result::Incompatible,
+        Result::ByClient,
+        Result::Malformed,
+    ];
+
+    /// Its name as a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Result::Full => "full",
+            Result::Resumed => "resumed",
+            Result::Timeout => "timeout",
+            Result::TooMany => "too_many",
+            Result::Closed => "closed",
+            Result::Plaintext => "plaintext",
+            Result::UnknownName => "unknown_name",
+            Result::ClientCertificate => "client_certificate",
+            Result::Incompatible => "incompatible",
+            Result::ByClient => "refused_by_client",
+            Result::Malformed => "malformed",
+        }
+    }
+}

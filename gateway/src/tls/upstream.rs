@@ -1,0 +1,258 @@
+//! TLS towards the instances of a service.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use portcullis_config::{Document, Faults, ServiceTls, Spanned};
+use portcullis_middleware::follow::Digest;
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::authorities::Authorities;
+use super::certificate::{Certificate, Pair, Which};
+use super::files::FromFiles;
+use super::{Files, provider, versions};
+
+/// What is spoken after the handshake, best first.
+const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
+/// TLS towards the instances of a service.
+///
+/// Services and plans whose settings agree share it: connections that are open stay good across a reload, and sessions
+/// go on.
+pub struct Upstream {
+    settings: Settings,
+    server_name: Option<ServerName<'static>>,
+    current: ArcSwap<Current>,
+    /// Held while what was read is exchanged; handshakes never take it.
+    exchange: Mutex<()>,
+}
+
+/// What the file says, with paths that do not depend on who reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Settings {
+    ca: Option<PathBuf>,
+    server_name: Option<String>,
+    min_version: portcullis_config::TlsVersion,
+    client: Option<Pair>,
+}
+
+/// What is in use now. It is exchanged whole.
+struct Current {
+    parts: Parts,
+    client: Arc<ClientConfig>,
+}
+
+/// What was read.
+#[derive(Clone)]
+struct Parts {
+    roots: Arc<RootCertStore>,
+    /// Where the roots come from, unless they are the system's.
+    authorities: Option<Authorities>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+/// What the services of all plans share.
+#[derive(Default)]
+pub struct Upstreams(Mutex<HashMap<Settings, Weak<Upstream>>>);
+
+/// Builds what the services of one plan need.
+pub struct Builder<'a> {
+    upstreams: &'a Upstreams,
+    directory: &'a Path,
+    files: &'a mut Files,
+    /// The system's authorities, read when the first service wants them.
+    system: OnceCell<Result<Arc<RootCertStore>, String>>,
+}
+
+impl Upstreams {
+    /// For the services of a plan. Relative paths start from `directory`.
+    pub fn builder<'a>(&'a self, directory: &'a Path, files: &'a mut Files) -> Builder<'a> {
+        Builder { upstreams: self, directory, files, system: OnceCell::new() }
+    }
+}
+
+impl Builder<'_> {
+    /// TLS as a service's `tls` says. `None` if it cannot be had, and then the faults say why.
+    pub fn build(
+        &mut self,
+        tls: &Spanned<ServiceTls>,
+        document: &Document,
+        faults: &mut Faults,
+    ) -> Option<Arc<Upstream>> {
+        let server_name = match &tls.server_name {
+            None => None,
+            Some(written) => match ServerName::try_from(written.value.clone()) {
+                Ok(name) => Some(name),
+                Err(_) => {
+                    let said = format!("`{written}` is neither the name of a host nor an address");
+                    faults.error(document, written.span.clone(), said);
+                    return None;
+                }
+            },
+        };
+        let parts = self.read(tls, document, faults)?;
+        let settings = Settings {
+            ca: tls.ca.as_ref().map(|path| self.directory.join(&path.value)),
+            server_name: tls.server_name.as_ref().map(|name| name.value.clone()),
+            min_version: tls.min_version,
+            client: tls.client.as_ref().map(|written| Pair::new(written, self.directory)),
+        };
+        let client = match parts.client(&settings) {
+            Ok(client) => client,
+            Err(sentence) => {
+                faults.error(document, tls.span.clone(), sentence);
+                return None;
+            }
+        };
+        let current = Arc::new(Current { parts, client });
+
+        let mut all = self.upstreams.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        all.retain(|_, upstream| upstream.strong_count() > 0);
+        let upstream = match all.get(&settings).and_then(Weak::upgrade) {
+            Some(upstream) => {
+                // Sessions that go on need the same client; there is a new one only for something new.
+                if upstream.current.load().parts.seen() != current.parts.seen() {
+                    upstream.current.store(current);
+                }
+                upstream
+            }
+            None => {
+                let current = ArcSwap::new(current);
+                let exchange = Mutex::default();
+                let upstream = Arc::new(Upstream { settings: settings.clone(), server_name, current, exchange });
+                all.insert(settings, Arc::downgrade(&upstream));
+                upstream
+            }
+        };
+        self.files.add(upstream.clone());
+        Some(upstream)
+    }
+
+    fn read(&self, tls: &Spanned<ServiceTls>, document: &Document, faults: &mut Faults) -> Option<Parts> {
+        let mut read = || match &tls.ca {
+            Some(path) => match Authorities::read(&self.directory.join(&path.value)) {
+                Ok(authorities) => Some((authorities.roots.clone(), Some(authorities))),
+                Err(sentence) => {
+                    faults.error(document, path.span.clone(), sentence);
+                    None
+                }
+            },
+            None => match self.system.get_or_init(Authorities::of_the_system) {
+                Ok(roots) => Some((roots.clone(), None)),
+                Err(sentence) => {
+                    faults.error(document, tls.span.clone(), sentence.clone());
+                    None
+                }
+            },
+        };
+        let roots = read();
+        let certificate = match &tls.client {
+            None => None,
+            Some(written) => {
+                let pair = Pair::new(written, self.directory);
+                match pair.read() {
+                    Ok(certificate) => {
+                        if let Some(said) = certificate.ending(SystemTime::now()) {
+                            faults.warning(document, written.cert.span.clone(), said);
+                        }
+                        if let Some(said) = pair.exposed() {
+                            faults.warning(document, written.key.span.clone(), said).help(super::certificate::HIDE);
+                        }
+                        Some(Arc::new(certificate))
+                    }
+                    Err(unusable) => {
+                        let at = match unusable.file {
+                            Which::Cert => &written.cert,
+                            Which::Key => &written.key,
+                        };
+                        faults.error(document, at.span.clone(), unusable.sentence);
+                        return None;
+                    }
+                }
+            }
+        };
+        let (roots, authorities) = roots?;
+        Some(Parts { roots, authorities, certificate })
+    }
+}
+
+impl Parts {
+    fn seen(&self) -> Vec<(PathBuf, Digest)> {
+        let authorities = self.authorities.iter().map(Authorities::seen);
+        let certificate = self.certificate.iter().flat_map(|certificate| certificate.seen.clone());
+        authorities.chain(certificate).collect()
+    }
+
+    /// What rustls makes of them.
+    fn client(&self, settings: &Settings) -> Result<Arc<ClientConfig>, String> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(settings.min_version))
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(self.roots.clone());
+        let mut config = match &self.certificate {
+            Some(certificate) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from((*certificate.certified).clone())))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(Arc::new(config))
+    }
+}
+
+impl Upstream {
+    /// Shakes hands with an instance that is reached by this host. Whoever calls it sees to the time it may take.
+    pub async fn connect<S>(&self, stream: S, host: &str) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?,
+        };
+        let client = self.current.load().client.clone();
+        TlsConnector::from(client).connect(name, stream).await
+    }
+}
+
+impl FromFiles for Upstream {
+    fn files(&self) -> Vec<(PathBuf, Digest)> {
+        self.current.load().parts.seen()
+    }
+
+    fn reread(&self, file: &Path) -> Result<(), String> {
+        let _exchanging = self.exchange.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut parts = self.current.load().parts.clone();
+        if self.settings.ca.as_deref() == Some(file) {
+            let authorities = Authorities::read(file)?;
+            (parts.roots, parts.authorities) = (authorities.roots.clone(), Some(authorities));
+        }
+        if let Some(pair) = self.settings.client.as_ref().filter(|pair| pair.cert == file || pair.key == file) {
+            parts.certificate = Some(Arc::new(pair.read().map_err(|unusable| unusable.sentence)?));
+        }
+        let client = parts.client(&self.settings)?;
+        self.current.store(Arc::new(Current { parts, client }));
+        Ok(())
+    }
+
+    fn ending(&self, now: SystemTime) -> Vec<String> {
+        self.current.load().parts.certificate.iter().filter_map(|certificate| certificate.ending(now)).collect()
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! Authorities, certificates, and clients that believe them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Signs certificates.
+pub struct Authority {
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as PEM.
+#[derive(Clone)]
+pub struct Issued {
+    pub cert: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for these hosts and for `127.0.0.1`.
+    pub fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_with(names, |_| {})
+    }
+
+    /// One that expired long ago.
+    pub fn issue_expired(&self, names: &[&str]) -> Issued {
+        self.issue_with(names, |params| {
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = date_time_ymd(2001, 1, 1);
+        })
+    }
+
+    pub fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        params.distinguished_name.push(DnType::CommonName, names.first().cloned().unwrap_or_default());
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Issued { cert: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Issued {
+    /// Writes `NAME.pem` and `NAME.key`, the key readable by the owner only; the way a file names both.
+    pub fn write(&self, directory: &Path, name: &str) -> String {
+        let (cert, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+        replace(&cert, &self.cert);
+        replace(&key, &self.key);
+        format!("{{ cert = \"{}\", key = \"{}\" }}", cert.display(), key.display())
+    }
+
+    /// The certificate as it crosses the wire.
+    pub fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap()
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// Replaces a file as a careful writer does it: nobody ever sees half of it.
+pub fn replace(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let new: PathBuf = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+/// Somebody who speaks TLS and believes one authority. Cloning shares its sessions.
+#[derive(Clone)]
+pub struct TlsClient(Arc<ClientConfig>);
+
+impl TlsClient {
+    pub fn new(authority: &Authority) -> Self {
+        Self::build(authority, rustls::DEFAULT_VERSIONS, None)
+    }
+
+    pub fn speaking(authority: &Authority, version: &'static SupportedProtocolVersion) -> Self {
+        Self::build(authority, &[version], None)
+    }
+
+    /// One that presents a certificate.
+    pub fn known_as(authority: &Authority, own: &Issued) -> Self {
+        Self::build(authority, rustls::DEFAULT_VERSIONS, Some(own))
+    }
+
+    fn build(authority: &Authority, versions: &[&'static SupportedProtocolVersion], own: Option<&Issued>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        Self(Arc::new(match own {
+            Some(own) => builder.with_client_auth_cert(vec![own.der()], own.key()).unwrap(),
+            None => builder.with_no_client_auth(),
+        }))
+    }
+
+    /// The same, and it offers these protocols.
+    pub fn offering(&self, protocols: &[&str]) -> Self {
+        let mut config = (*self.0).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
+    /// Shakes hands. An address as the name means that none is asked for.
+    pub async fn connect(&self, address: SocketAddr, name: &str) -> io::Result<Secure> {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        Ok(Secure(TlsConnector::from(self.0.clone()).connect(name, stream).await?))
+    }
+
+    /// Asks once, over a new connection; the head and the body of the answer.
+    pub async fn get(&self, address: SocketAddr, name: &str, path: &str) -> io::Result<String> {
+        self.connect(address, name).await?.get(name, path).await
+    }
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct Secure(TlsStream<TcpStream>);
+
+impl Secure {
+    pub async fn get(&mut self, host: &str, path: &str) -> io::Result<String> {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&answer);
+            if let Some((head, body)) = text.split_once("\r\n\r\n")
+                && body.len() >= super::content_length(&format!("{head}\r\n"))
+            {
+                return Ok(text.into_owned());
+            }
+            if self.0.read_buf(&mut answer).await? == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed after {answer:?}")));
+            }
+        }
+    }
+
+    /// Whether the other end has closed it.
+    pub async fn is_over(&mut self) -> bool {
+        self.0.read_u8().await.is_err()
+    }
+
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.0.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+
+    pub fn kind(&self) -> HandshakeKind {
+        self.0.get_ref().1.handshake_kind().unwrap()
+    }
+
+    pub fn protocol(&self) -> Option<String> {
+        let protocol = self.0.get_ref().1.alpn_protocol()?;
+        Some(String::from_utf8(protocol.to_vec()).unwrap())
+    }
+}
