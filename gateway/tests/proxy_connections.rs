@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use portcullis::proxy::Closed;
+use portcullis::proxy::{Closed, Policy, Timeouts};
 use portcullis::worker;
 use portcullis_middleware::layer::Hop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -222,8 +222,8 @@ async fn echo_all(socket: TcpListener, size: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_read_nothing_of_an_answer_before_it_has_sent_everything() {
     // The answer begins with the first byte of the request and is as long. Driven by its reader alone, the upload would
-    // stand still as soon as the client's socket is full.
-    const SIZE: usize = 10 << 20;
+    // stand still as soon as the client's socket is full; it is much more than all sockets on the way can hold.
+    const SIZE: usize = 64 << 20;
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Running::start(&format!(
         "[service.echo]\ninstances = [\"{}\"]\n[[route]]\nmatch = {{ path = \"/\" }}\nservice = \"echo\"\n",
@@ -291,18 +291,21 @@ async fn a_task_that_used_up_its_turn_misses_nothing() {
     // tokio lets a task do so much at a time and then makes everything look pending. A connection that was polled with
     // a waker that wakes nobody must not be left at that.
     let fake = Fake::new().await;
-    let proxy = Arc::new(Proxy::to(&[fake.address]));
+    // Without clocks, or one of them would wake the task.
+    let timeouts = Timeouts { connect: None, first_byte: None, idle: None, attempt: None };
+    let proxy = Arc::new(Proxy::with(&[fake.address], Policy { timeouts, ..Policy::default() }));
     let big = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 1 << 20, "x".repeat(1 << 20));
     tokio::spawn(fake.answer(big.leak()));
-    for left in 0..12 {
+    // Which of every three polls come to a task whose turn is nearly over, and how many steps are left then.
+    for (polls, left) in (1..7).flat_map(|polls| (0..5).map(move |left| (polls, left))) {
         let proxy = proxy.clone();
         let exchange = tokio::spawn(async move {
             let mut exchange = pin!(ask(&proxy, "/"));
-            let mut odd = false;
+            let mut poll = 0;
             poll_fn(|context| {
-                odd = !odd;
+                poll = (poll + 1) % 3;
                 // A turn is 128 steps long.
-                for _ in 0..if odd { 128 - left } else { 0 } {
+                for _ in left..if polls & (1 << poll) == 0 { left } else { 128 } {
                     let _ = pin!(consume_budget()).poll(context);
                 }
                 exchange.as_mut().poll(context)
@@ -311,7 +314,7 @@ async fn a_task_that_used_up_its_turn_misses_nothing() {
             .len()
         });
         let got = timeout(Duration::from_secs(30), exchange).await;
-        assert_eq!(got.expect("it must not hang").unwrap(), 1 << 20, "with {left} steps left");
+        assert_eq!(got.expect("it must not hang").unwrap(), 1 << 20, "{polls:03b} with {left} steps left");
     }
     assert_eq!(proxy.counts().created, 1);
 }
