@@ -35,6 +35,7 @@ pub mod edge;
 pub mod explain;
 pub mod gateway;
 mod health;
+mod lines;
 pub mod observe;
 pub mod plan;
 pub mod plugins;

@@ -8,12 +8,11 @@ use crate::units::{InstanceAddress, ListenAddress};
 use crate::{Balance, Faults, File, Listener, Protocol, Service};
 
 /// What the reference adds to a key: its table's type, the key, the sentence.
-pub(crate) const REMARKS: [(&str, &str, &str); 7] = [
+pub(crate) const REMARKS: [(&str, &str, &str); 6] = [
     ("Listener", "address", "This version serves no `unix:` address yet."),
     ("Listener", "proxy_protocol", "This version does not serve it yet."),
     ("Service", "instances", "This version serves no `unix:` address yet."),
     ("Service", "protocol", "This version serves only `http1` yet."),
-    ("Service", "tls", "This version does not serve it yet."),
     ("Service", "balance", "This version serves only `round_robin` yet."),
     ("Service", "health", "This version does not serve it yet."),
 ];
@@ -53,9 +52,6 @@ fn of_service(service: &Service) -> Found<'_> {
     }
     if service.balance.value != Balance::RoundRobin {
         found.push(("a balance other than `round_robin`", service.balance.span.clone()));
-    }
-    if let Some(tls) = &service.tls {
-        found.push(("`tls`", tls.span.clone()));
     }
     if let Some(health) = &service.health {
         found.push(("`health`", health.span.clone()));

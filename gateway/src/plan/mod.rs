@@ -152,12 +152,13 @@ pub fn of(
 /// Builds a plan. Every fault that can be found is found in one run; with any error there is no plan.
 fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults: &mut Faults) -> Option<Plan> {
     let registries = Registries::build(&file, directory, plugins, carry, faults);
-    let services = Arc::new(ServiceBook::build(&file, registries, &carry.pools, faults));
+    let mut files = tls::Files::default();
+    let secure = carry.tls.upstreams.builder(directory, &mut files);
+    let services = Arc::new(ServiceBook::build(&file, registries, &carry.pools, secure, faults));
     let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);
     let routes = middlewares.routes(faults);
     overlaps::report(&file, &routes, faults);
     let mut doors = doors::build(&file, &routes, &mut middlewares, faults);
-    let mut files = tls::Files::default();
     doors::secure(&mut doors, &file, directory, &carry.tls, &mut files, faults);
     let mut tasks = middlewares.into_tasks();
     tasks.push(services.tidy());

@@ -14,6 +14,7 @@ use portcullis_middleware::{Cause, MatchedRoute, Next, Rejection, Request};
 use super::registries::Registries;
 use crate::proxy::{Forward, Overrides, Policy, Pools, Resolve, Resolved, Service, Stage, Upstream};
 use crate::registry::{self, Live, LiveService, Missing, ServiceName};
+use crate::tls;
 
 /// How many services that requests named are kept ready. The registry's own limit is the same.
 const DYNAMIC: usize = 1024;
@@ -41,18 +42,34 @@ fn still_followed(all: &Names) -> Names {
 }
 
 impl ServiceBook {
-    pub(super) fn build(file: &File, registries: Registries, pools: &Arc<Pools>, faults: &mut Faults) -> Self {
+    pub(super) fn build(
+        file: &File,
+        registries: Registries,
+        pools: &Arc<Pools>,
+        mut tls: tls::Builder<'_>,
+        faults: &mut Faults,
+    ) -> Self {
         let book = Self { registries, pools: pools.clone(), ..Self::default() };
         for named in &file.services {
-            if let Some(upstream) = book.declared(file, named, faults) {
+            if let Some(upstream) = book.declared(file, named, &mut tls, faults) {
                 book.names().insert(named.name.value.clone(), upstream);
             }
         }
         book
     }
 
-    fn declared(&self, file: &File, named: &Named<config::Service>, faults: &mut Faults) -> Option<Arc<Upstream>> {
+    fn declared(
+        &self,
+        file: &File,
+        named: &Named<config::Service>,
+        tls: &mut tls::Builder<'_>,
+        faults: &mut Faults,
+    ) -> Option<Arc<Upstream>> {
         let (key, service) = (&named.name, &named.value);
+        let mut policy = Policy::from(service);
+        if let Some(written) = &service.tls {
+            policy.tls = Some(tls.build(written, &file.document, faults)?);
+        }
         let live = match &service.instances {
             Some(instances) => fixed(file, key, instances, faults)?,
             None => {
@@ -60,7 +77,7 @@ impl ServiceBook {
                 self.registry_of(service)?.service(&name)
             }
         };
-        Some(Arc::new(Upstream::new(key.value.as_str(), live, Policy::from(service), self.pools.clone())))
+        Some(Arc::new(Upstream::new(key.value.as_str(), live, policy, self.pools.clone())))
     }
 
     fn registry_of(&self, service: &config::Service) -> Option<&Arc<Live>> {

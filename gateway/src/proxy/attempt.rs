@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use portcullis_middleware::{Cause, Exchange};
@@ -66,7 +67,13 @@ impl Message {
             self.headers.insert(HOST, target.authority.clone());
         }
         let (service, instance) = (table.name().clone(), target.address.clone());
-        let number = self.exchange.begin_attempt(service, instance, &self.target, &mut self.headers);
+        let number = match &table.policy().tls {
+            None => self.exchange.begin_attempt(service, instance, &self.target, &mut self.headers),
+            Some(_) => {
+                let target = secure(&self.target, target);
+                self.exchange.begin_attempt(service, instance, &target, &mut self.headers)
+            }
+        };
         let note = Note::new(&self.exchange, number, Instant::now());
         match self.try_send(target, timeouts, turn, &note).await {
             Ok((response, lease)) => Ok(Answered { response, lease, note }),
@@ -201,6 +208,14 @@ impl Clocks<'_> {
         unless(held.then(|| self.sent + GO_ON), Then::GoOn);
         next
     }
+}
+
+/// What an instance is asked for over TLS, as others are told of it.
+fn secure(asked: &Uri, target: &Target) -> Uri {
+    let mut parts = asked.clone().into_parts();
+    parts.scheme = Some(Scheme::HTTPS);
+    parts.authority = Authority::try_from(target.authority.as_bytes()).ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| asked.clone())
 }
 
 async fn connect(

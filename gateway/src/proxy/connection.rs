@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -26,7 +27,9 @@ use super::alarm::Alarm;
 use super::failure::{Failure, Fault};
 use super::pool::Closed;
 use super::upload::Sending;
+use crate::lines::Lines;
 use crate::registry::Address;
+use crate::tls;
 use crate::wire::Wire;
 
 /// The largest head of an answer.
@@ -36,28 +39,50 @@ const HEAD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Connector {
     address: Address,
+    tls: Option<Arc<tls::Upstream>>,
+    /// What is told of handshakes that fail; attempts are counted by their cause.
+    lines: Lines,
 }
 
 impl Connector {
-    /// A connector to this address.
-    pub(super) fn new(address: Address) -> Self {
-        Self { address }
+    /// A connector to this address, that shakes hands with whoever is there.
+    pub(super) fn new(address: Address, tls: Option<Arc<tls::Upstream>>) -> Self {
+        Self { address, tls, lines: Lines::default() }
     }
 
-    /// Connects. A host name is looked up every time; its addresses are tried in turn.
+    /// Connects, and shakes hands. A host name is looked up every time; its addresses are tried in turn.
     pub(super) async fn connect(&self) -> Result<Connection, Failure> {
-        let connected = match &self.address {
-            Address::Ip(address) => Connection::tcp(TcpStream::connect(address).await).await,
-            Address::Name { host, port } => Connection::tcp(TcpStream::connect((&**host, *port)).await).await,
-            Address::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => Connection::http1(stream).await.map_err(io::Error::other),
-                Err(error) => Err(error),
-            },
-        };
-        connected.map_err(|error| {
+        match &self.address {
+            Address::Ip(address) => self.begin(tcp(TcpStream::connect(address).await), &address.ip().to_string()).await,
+            Address::Name { host, port } => self.begin(tcp(TcpStream::connect((&**host, *port)).await), host).await,
+            Address::Unix(path) => self.begin(UnixStream::connect(path).await, "localhost").await,
+        }
+    }
+
+    async fn begin<S>(&self, connected: io::Result<S>, host: &str) -> Result<Connection, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let unreachable = |error: &dyn fmt::Display| {
             tracing::debug!(instance = %self.address, %error, "could not connect");
             Failure::new(Fault::Connect, Cause::ConnectRefused)
-        })
+        };
+        let stream = connected.map_err(|error| unreachable(&error))?;
+        let connection = match &self.tls {
+            None => Connection::http1(stream).await,
+            Some(tls) => {
+                Connection::http1(tls.connect(stream, host).await.map_err(|error| self.distrusted(&error))?).await
+            }
+        };
+        connection.map_err(|error| unreachable(&error))
+    }
+
+    /// There is somebody, but nobody to trust.
+    fn distrusted(&self, error: &io::Error) -> Failure {
+        if self.lines.one_more() {
+            tracing::warn!(instance = %self.address, %error, "TLS with an instance failed");
+        }
+        Failure::new(Fault::Connect, Cause::TlsUpstream)
     }
 
     /// What `Host` says when an instance is asked by its own name.
@@ -68,6 +93,12 @@ impl Connector {
         };
         HeaderValue::try_from(name).expect("an address consists of letters, digits, dots, colons and brackets")
     }
+}
+
+fn tcp(connected: io::Result<TcpStream>) -> io::Result<Wire<TcpStream>> {
+    let stream = connected?;
+    stream.set_nodelay(true)?;
+    Ok(Wire::new(stream))
 }
 
 /// What an exchange was begun with.
@@ -111,12 +142,6 @@ pub(super) enum State {
 }
 
 impl Connection {
-    async fn tcp(stream: io::Result<TcpStream>) -> io::Result<Self> {
-        let stream = stream?;
-        stream.set_nodelay(true)?;
-        Self::http1(Wire::new(stream)).await.map_err(io::Error::other)
-    }
-
     async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> hyper::Result<Self> {
         let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
         let driver: Driver = Box::pin(driver);
@@ -334,7 +359,10 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 }
 
 fn broken(error: &hyper::Error) -> Failure {
-    tracing::debug!(%error, "an attempt failed");
+    tracing::debug!(error = error as &dyn std::error::Error, "an attempt failed");
+    if tls::is_to_blame(error) {
+        return Failure::new(Fault::Reset, Cause::TlsUpstream);
+    }
     if error.is_parse() {
         return Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse);
     }

@@ -1,10 +1,13 @@
 //! How a service wants to be talked to: clocks, tries, headers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use portcullis_config::file::{self, RetryOn};
 use portcullis_config::units;
+
+use crate::tls;
 
 /// How a service wants to be talked to.
 #[derive(Debug, Clone)]
@@ -15,6 +18,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// When a request is tried again.
     pub retry: Retry,
+    /// How to shake hands with instances, if they speak TLS.
+    pub tls: Option<Arc<tls::Upstream>>,
 }
 
 /// Which `Host` an instance sees.
@@ -94,6 +99,8 @@ impl From<&file::Service> for Policy {
                 attempt: None,
             },
             retry: service.retry.as_ref().map(Retry::from).unwrap_or_default(),
+            // Its files are read by whoever builds the plan.
+            tls: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{Connection, Connector, State};
 use super::failure::Failure;
 use crate::registry::Address;
+use crate::tls;
 use crate::worker::Sharded;
 
 /// How long a connection may take to be ready again after its answer was read. Nearly always it is so at once.
@@ -63,7 +64,8 @@ pub struct Pools {
 
 #[derive(Debug, Default)]
 struct Known {
-    endpoints: HashMap<(Arc<str>, Address), Arc<Endpoint>>,
+    /// By service, address, and how hands are shaken there.
+    endpoints: HashMap<(Arc<str>, Address, Option<Arc<tls::Upstream>>), Arc<Endpoint>>,
     counters: HashMap<Arc<str>, Arc<Sharded<Counters>>>,
 }
 
@@ -74,11 +76,16 @@ impl Pools {
     }
 
     /// An instance of a service.
-    pub(super) fn endpoint(&self, service: &Arc<str>, address: &Address) -> Arc<Endpoint> {
+    pub(super) fn endpoint(
+        &self,
+        service: &Arc<str>,
+        address: &Address,
+        tls: Option<&Arc<tls::Upstream>>,
+    ) -> Arc<Endpoint> {
         let Known { endpoints, counters } = &mut *self.known();
-        let endpoint = endpoints.entry((service.clone(), address.clone())).or_insert_with(|| {
+        let endpoint = endpoints.entry((service.clone(), address.clone(), tls.cloned())).or_insert_with(|| {
             Arc::new(Endpoint {
-                connector: Arc::new(Connector::new(address.clone())),
+                connector: Arc::new(Connector::new(address.clone(), tls.cloned())),
                 limits: self.limits,
                 counters: counters.entry(service.clone()).or_default().clone(),
                 pools: Sharded::new(),
@@ -122,7 +129,7 @@ impl Pools {
         let known = self.known();
         let mut counts: BTreeMap<Arc<str>, Counts> =
             known.counters.iter().map(|(service, counters)| (service.clone(), Counters::sum(counters))).collect();
-        for ((service, _), endpoint) in &known.endpoints {
+        for ((service, ..), endpoint) in &known.endpoints {
             if let Some(counts) = counts.get_mut(service) {
                 counts.idle += endpoint.pools.iter().map(|pool| pool.idle().len() as i64).sum::<i64>();
             }

@@ -10,7 +10,7 @@ use portcullis_middleware::{Cause, Rejection};
 use super::policy::Policy;
 use super::pool::{Endpoint, Pool, Pools};
 use crate::balance::Rotation;
-use crate::registry::{Address, LiveService, Snapshot, Standing};
+use crate::registry::{Address, Instance, LiveService, Snapshot, Standing};
 use crate::worker::Sharded;
 
 /// A service that requests can be sent to.
@@ -28,7 +28,7 @@ impl Upstream {
     pub fn new(name: impl Into<Arc<str>>, service: Arc<LiveService>, policy: Policy, pools: Arc<Pools>) -> Self {
         let name = name.into();
         let snapshot = service.instances().clone();
-        let roll = ArcSwap::from_pointee(Roll::new(&name, snapshot, &pools));
+        let roll = ArcSwap::from_pointee(Roll::new(&name, snapshot, &policy, &pools));
         Self { name, policy, service, pools, roll, tables: Sharded::new() }
     }
 
@@ -78,7 +78,7 @@ impl Upstream {
             return roll;
         }
         // Several workers may do this at once; their rolls are alike and the last one stays.
-        let roll = Arc::new(Roll::new(&self.name, snapshot.clone(), &self.pools));
+        let roll = Arc::new(Roll::new(&self.name, snapshot.clone(), &self.policy, &self.pools));
         self.roll.store(roll.clone());
         // A worker without requests would hold on to instances that are gone.
         self.tables.iter().for_each(|table| _ = lock(table).take());
@@ -104,8 +104,9 @@ struct Roll {
 }
 
 impl Roll {
-    fn new(service: &Arc<str>, snapshot: Arc<Snapshot>, pools: &Pools) -> Self {
-        let endpoints = snapshot.instances.iter().map(|instance| pools.endpoint(service, &instance.address)).collect();
+    fn new(service: &Arc<str>, snapshot: Arc<Snapshot>, policy: &Policy, pools: &Pools) -> Self {
+        let endpoint = |instance: &Instance| pools.endpoint(service, &instance.address, policy.tls.as_ref());
+        let endpoints = snapshot.instances.iter().map(endpoint).collect();
         Self { snapshot, endpoints }
     }
 }

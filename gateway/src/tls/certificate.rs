@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use portcullis_config::Certificate as Written;
+use portcullis_config::{Certificate as Written, Document, Faults};
 use portcullis_middleware::follow::Digest;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,7 +22,7 @@ use super::provider;
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// What to do about a key that everybody can read.
-pub(super) const HIDE: &str = "take it from them: chmod o-r; for a volume of Kubernetes, `defaultMode: 0440`";
+const HIDE: &str = "take it from them: chmod o-r; for a volume of Kubernetes, `defaultMode: 0440`";
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -59,6 +59,32 @@ pub(super) enum Which {
     Key,
 }
 
+/// What is wrong with a pair, in one sentence.
+pub(super) fn together(unusable: &[Unusable]) -> String {
+    unusable.iter().map(|unusable| unusable.sentence.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Puts what is wrong with a pair where the file names it.
+pub(super) fn report(unusable: Vec<Unusable>, written: &Written, document: &Document, faults: &mut Faults) {
+    for Unusable { file, sentence } in unusable {
+        let at = match file {
+            Which::Cert => &written.cert,
+            Which::Key => &written.key,
+        };
+        faults.error(document, at.span.clone(), sentence);
+    }
+}
+
+/// Warns of what is odd about a pair that can be used.
+pub(super) fn warn(certificate: &Certificate, written: &Written, document: &Document, faults: &mut Faults) {
+    if let Some(said) = certificate.ending(SystemTime::now()) {
+        faults.warning(document, written.cert.span.clone(), said);
+    }
+    if let Some(said) = certificate.pair.exposed() {
+        faults.warning(document, written.key.span.clone(), said).help(HIDE);
+    }
+}
+
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence)
@@ -72,24 +98,28 @@ impl Pair {
     }
 
     /// Reads both files, and sees to it that they belong together.
-    pub(super) fn read(&self) -> Result<Certificate, Unusable> {
+    pub(super) fn read(&self) -> Result<Certificate, Vec<Unusable>> {
         let (cert, key) = (self.cert.display(), self.key.display());
         let about_cert = |sentence| Unusable { file: Which::Cert, sentence };
         let about_key = |sentence| Unusable { file: Which::Key, sentence };
 
-        let cert_pem = read(&self.cert).map_err(about_cert)?;
-        let chain = certificates(&cert_pem, &self.cert).map_err(about_cert)?;
-        let key_pem = read(&self.key).map_err(about_key)?;
-        let private = private_key(&key_pem, &self.key).map_err(about_key)?;
+        let chain = read(&self.cert).and_then(|pem| Ok((certificates(&pem, &self.cert)?, pem))).map_err(about_cert);
+        let private = read(&self.key).and_then(|pem| Ok((private_key(&pem, &self.key)?, pem))).map_err(about_key);
+        let ((chain, cert_pem), (private, key_pem)) = match (chain, private) {
+            (Ok(chain), Ok(private)) => (chain, private),
+            (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
+        };
 
         let leaf = chain.first().expect("a file without a certificate was refused just now");
         let (names, not_after) =
-            describe(leaf).map_err(|error| about_cert(format!("`{cert}` is no X.509 certificate: {error}")))?;
-        let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => about_key(format!(
-                "`{key}` is not the key of `{cert}`, whose first certificate must be the one that the key is for"
-            )),
-            error => about_key(format!("`{key}` cannot be used as a key: {error}")),
+            describe(leaf).map_err(|error| vec![about_cert(format!("`{cert}` is no X.509 certificate: {error}"))])?;
+        let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
+            vec![match error {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => about_key(format!(
+                    "`{key}` is not the key of `{cert}`, whose first certificate must be the one that the key is for"
+                )),
+                error => about_key(format!("`{key}` cannot be used as a key: {error}")),
+            }]
         })?;
         let seen = [(self.cert.clone(), Digest::of(&cert_pem)), (self.key.clone(), Digest::of(&key_pem))];
         Ok(Certificate { pair: self.clone(), certified: Arc::new(certified), names, not_after, seen })
@@ -97,14 +127,14 @@ impl Pair {
 
     /// What is odd about the key's file, if anything is.
     #[cfg(unix)]
-    pub(super) fn exposed(&self) -> Option<String> {
+    fn exposed(&self) -> Option<String> {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(&self.key).ok()?.permissions().mode();
         (mode & 0o004 != 0).then(|| format!("every user of this machine can read the key `{}`", self.key.display()))
     }
 
     #[cfg(not(unix))]
-    pub(super) fn exposed(&self) -> Option<String> {
+    fn exposed(&self) -> Option<String> {
         None
     }
 }
@@ -280,7 +310,7 @@ mod tests {
             (cert_file.clone(), write("other.key", &other), Which::Key, "is not the key of"),
         ];
         for (cert, key, file, sentence) in cases {
-            let unusable = Pair { cert, key }.read().expect_err(sentence);
+            let unusable = Pair { cert, key }.read().expect_err(sentence).remove(0);
             assert_eq!(unusable.file, file, "{unusable}");
             assert!(unusable.sentence.contains(sentence), "{unusable}");
         }

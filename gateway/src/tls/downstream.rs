@@ -13,7 +13,7 @@ use portcullis_middleware::follow::Digest;
 use portcullis_middleware::router::HostMap;
 use rustls::ServerConfig;
 
-use super::certificate::{Certificate, HIDE, Pair, Which};
+use super::certificate::{self, Certificate, Pair};
 use super::choose::{ByName, Chooser};
 use super::files::FromFiles;
 use super::terms::{Tag, Terms};
@@ -232,7 +232,7 @@ impl FromFiles for Downstream {
                 if certificate.pair.cert == file || certificate.pair.key == file {
                     match certificate.pair.read() {
                         Ok(new) => (*certificate, changed) = (Arc::new(new), true),
-                        Err(error) => wrong = Some(error.sentence),
+                        Err(unusable) => wrong = Some(certificate::together(&unusable)),
                     }
                 }
             }
@@ -283,22 +283,13 @@ fn read_listener(tls: &ListenerTls, directory: &Path, document: &Document, fault
         let pair = Pair::new(written, directory);
         match pair.read() {
             Ok(certificate) => {
-                if let Some(said) = certificate.ending(SystemTime::now()) {
-                    faults.warning(document, written.cert.span.clone(), said);
-                }
-                if let Some(said) = pair.exposed() {
-                    faults.warning(document, written.key.span.clone(), said).help(HIDE);
-                }
+                certificate::warn(&certificate, written, document, faults);
                 if let Some(certificates) = &mut certificates {
                     certificates.push(Arc::new(certificate));
                 }
             }
             Err(unusable) => {
-                let at = match unusable.file {
-                    Which::Cert => &written.cert,
-                    Which::Key => &written.key,
-                };
-                faults.error(document, at.span.clone(), unusable.sentence);
+                certificate::report(unusable, written, document, faults);
                 certificates = None;
             }
         }

@@ -26,7 +26,7 @@ pub use accept::{Accepted, Counts, Refused, Result as Handshake};
 pub use downstream::{Downstream, Expiry, Secured};
 pub use files::Files;
 pub use tickets::Tickets;
-pub use upstream::{Upstream, Upstreams};
+pub use upstream::{Builder, Upstream, Upstreams, is_to_blame};
 
 /// What outlives plans.
 #[derive(Default)]

@@ -2,7 +2,9 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
@@ -19,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::authorities::Authorities;
-use super::certificate::{Certificate, Pair, Which};
+use super::certificate::{self, Certificate, Pair};
 use super::files::FromFiles;
 use super::{Files, provider, versions};
 
@@ -90,6 +92,7 @@ impl Builder<'_> {
         document: &Document,
         faults: &mut Faults,
     ) -> Option<Arc<Upstream>> {
+        let parts = self.read(tls, document, faults);
         let server_name = match &tls.server_name {
             None => None,
             Some(written) => match ServerName::try_from(written.value.clone()) {
@@ -101,7 +104,7 @@ impl Builder<'_> {
                 }
             },
         };
-        let parts = self.read(tls, document, faults)?;
+        let parts = parts?;
         let settings = Settings {
             ca: tls.ca.as_ref().map(|path| self.directory.join(&path.value)),
             server_name: tls.server_name.as_ref().map(|name| name.value.clone()),
@@ -163,20 +166,11 @@ impl Builder<'_> {
                 let pair = Pair::new(written, self.directory);
                 match pair.read() {
                     Ok(certificate) => {
-                        if let Some(said) = certificate.ending(SystemTime::now()) {
-                            faults.warning(document, written.cert.span.clone(), said);
-                        }
-                        if let Some(said) = pair.exposed() {
-                            faults.warning(document, written.key.span.clone(), said).help(super::certificate::HIDE);
-                        }
+                        certificate::warn(&certificate, written, document, faults);
                         Some(Arc::new(certificate))
                     }
                     Err(unusable) => {
-                        let at = match unusable.file {
-                            Which::Cert => &written.cert,
-                            Which::Key => &written.key,
-                        };
-                        faults.error(document, at.span.clone(), unusable.sentence);
+                        certificate::report(unusable, written, document, faults);
                         return None;
                     }
                 }
@@ -239,7 +233,7 @@ impl FromFiles for Upstream {
             (parts.roots, parts.authorities) = (authorities.roots.clone(), Some(authorities));
         }
         if let Some(pair) = self.settings.client.as_ref().filter(|pair| pair.cert == file || pair.key == file) {
-            parts.certificate = Some(Arc::new(pair.read().map_err(|unusable| unusable.sentence)?));
+            parts.certificate = Some(Arc::new(pair.read().map_err(|unusable| certificate::together(&unusable))?));
         }
         let client = parts.client(&self.settings)?;
         self.current.store(Arc::new(Current { parts, client }));
@@ -249,6 +243,36 @@ impl FromFiles for Upstream {
     fn ending(&self, now: SystemTime) -> Vec<String> {
         self.current.load().parts.certificate.iter().filter_map(|certificate| certificate.ending(now)).collect()
     }
+}
+
+/// Upstreams of the same settings are the same; there is one of each at a time.
+impl PartialEq for Upstream {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl Eq for Upstream {}
+
+impl Hash for Upstream {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.settings.hash(state);
+    }
+}
+
+/// Whether an exchange over a connection failed because of TLS: in version 1.3 an instance refuses a client's
+/// certificate only after the client believes that all is well.
+pub fn is_to_blame(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error does not name what it was made of as its source, but that one's source.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 impl fmt::Debug for Upstream {

@@ -3,16 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Signs certificates.
 pub struct Authority {
@@ -35,6 +36,12 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 
     /// A certificate for these hosts and for `127.0.0.1`.
@@ -108,8 +115,7 @@ impl TlsClient {
     }
 
     fn build(authority: &Authority, versions: &[&'static SupportedProtocolVersion], own: Option<&Issued>) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        let roots = authority.roots();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -178,5 +184,64 @@ impl Secure {
     pub fn protocol(&self) -> Option<String> {
         let protocol = self.0.get_ref().1.alpn_protocol()?;
         Some(String::from_utf8(protocol.to_vec()).unwrap())
+    }
+}
+
+/// An instance that speaks TLS, and what it saw of handshakes: the name that was asked for, and whether a certificate
+/// was presented.
+pub struct SecureInstance {
+    pub address: SocketAddr,
+    pub seen: Arc<Mutex<Vec<(Option<String>, bool)>>>,
+}
+
+impl SecureInstance {
+    /// One that answers every request with its path and headers. With `clients`, it asks for a certificate.
+    pub async fn start(
+        issued: &Issued,
+        versions: &[&'static SupportedProtocolVersion],
+        clients: Option<&Authority>,
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
+        let builder = match clients {
+            Some(authority) => {
+                let roots = Arc::new(authority.roots());
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build().unwrap();
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let config = Arc::new(builder.with_single_cert(vec![issued.der()], issued.key()).unwrap());
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, seen) = (socket.local_addr().unwrap(), Arc::<Mutex<Vec<_>>>::default());
+        let noted = seen.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = socket.accept().await.unwrap();
+                let (acceptor, noted) = (TlsAcceptor::from(config.clone()), noted.clone());
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let connection = stream.get_ref().1;
+                    let name = connection.server_name().map(str::to_owned);
+                    noted.lock().unwrap().push((name, connection.peer_certificates().is_some()));
+                    let mut read = Vec::new();
+                    while stream.read_buf(&mut read).await.unwrap_or(0) > 0 {
+                        while let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
+                            let head: Vec<u8> = read.drain(..end + 4).collect();
+                            let length = head.len();
+                            let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into(), head];
+                            if stream.write_all(&answer.concat()).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, seen }
+    }
+
+    pub fn seen(&self) -> Vec<(Option<String>, bool)> {
+        self.seen.lock().unwrap().clone()
     }
 }
