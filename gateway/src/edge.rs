@@ -24,6 +24,7 @@ use crate::observe::{Observer, Watched};
 use crate::plan::Link;
 use crate::proxy::Stage;
 use crate::proxy::headers::end_hop;
+use crate::server::strict::Refusal;
 use crate::server::{Application, Manners, Peer};
 use crate::tls::Downstream;
 
@@ -133,6 +134,14 @@ impl Application for Edge {
 
     fn tls(&self) -> Option<Arc<Downstream>> {
         self.door.load().tls.clone()
+    }
+
+    fn refuse(&self, refusal: &Refusal, peer: &Peer) -> http::Response<Watched> {
+        let (door, mut request) = (self.door.load(), refusal.request());
+        let arrived = arrive(&door, &mut request, Some(peer));
+        let watch = self.observer.begin(&arrived.exchange, &mut request);
+        let response = rejection::finish(&arrived.exchange, refusal.rejection().into_response());
+        watch.until_the_end(response)
     }
 
     async fn serve(&self, request: Request, peer: &Peer) -> http::Response<Watched> {

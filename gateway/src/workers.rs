@@ -229,6 +229,7 @@ mod tests {
     use portcullis_middleware::{Request, Response};
 
     use super::*;
+    use crate::server::strict::Refusal;
     use crate::server::{Manners, Peer};
 
     /// Breaks as soon as somebody connects.
@@ -239,6 +240,10 @@ mod tests {
 
         fn manners(&self) -> Manners {
             panic!("a bug in the server");
+        }
+
+        fn refuse(&self, refusal: &Refusal, _: &Peer) -> Response {
+            refusal.rejection().into_response()
         }
 
         async fn serve(&self, _: Request, _: &Peer) -> Response {

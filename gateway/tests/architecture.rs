@@ -21,6 +21,7 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/proxy/connection.rs",
     "gateway/src/proxy/upload.rs",
     "gateway/src/server/deadline.rs",
+    "gateway/src/server/gatekeeper.rs",
     "gateway/src/server/socket.rs",
     "gateway/src/server/stop.rs",
     "gateway/src/wire.rs",

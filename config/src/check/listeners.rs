@@ -43,9 +43,11 @@ impl Check<'_> {
             let span = self.span_in(listener, &["limits", "headers"]);
             self.error(&span, format!("`headers` goes up to {MOST_HEADERS}; no request has more"));
         }
-        if value.limits.header_size.bytes() == 0 {
-            let span = self.span_in(listener, &["limits", "header_size"]);
-            self.error(&span, format!("`header_size` is 0, so listener `{name}` would refuse everyone"));
+        for (key, size) in [("request_line", value.limits.request_line), ("header_size", value.limits.header_size)] {
+            if size.bytes() == 0 {
+                let span = self.span_in(listener, &["limits", key]);
+                self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
+            }
         }
     }
 

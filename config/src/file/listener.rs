@@ -49,6 +49,8 @@ fn only_the_router() -> Vec<ChainItem> {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// The request line: method, target and version.
+    pub request_line: Size,
     /// The request line and all headers together.
     pub header_size: Size,
     /// How many headers a request may have.
@@ -61,7 +63,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_size: Size::from_kib(32), headers: 100, connections: 10_000, handshakes: 1_000 }
+        Self {
+            request_line: Size::from_kib(16),
+            header_size: Size::from_kib(32),
+            headers: 100,
+            connections: 10_000,
+            handshakes: 1_000,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
+use tracing::debug;
 
 use crate::app::{Order, Reloaded};
 use crate::authority;
@@ -31,7 +32,7 @@ use crate::explain::Asked;
 use crate::gateway::Gateway;
 use crate::observe;
 use crate::registry::{Address, Instance, InstanceId, Registration, Registry, RegistryError, ServiceName};
-use crate::server::{self, Application, Manners, Peer, Socket};
+use crate::server::{self, Application, Manners, Peer, Socket, strict};
 use crate::workers::Workers;
 
 /// Starts the admin API on a bound socket.
@@ -66,6 +67,11 @@ impl Application for Admin {
 
     fn manners(&self) -> Manners {
         Manners { connections: 256, ..Manners::default() }
+    }
+
+    fn refuse(&self, refusal: &strict::Refusal, peer: &Peer) -> Response {
+        debug!(peer = %peer.address, what = %refusal.note(), "refused a request");
+        Refusal(refusal.fault.status(), refusal.fault.sentence().into()).into_response()
     }
 
     async fn serve(&self, request: Request, _: &Peer) -> Response {

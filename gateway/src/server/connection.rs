@@ -7,21 +7,29 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::deadline::{self, Deadlines, Phase, UntilEnd};
+use super::deadline::{self, Phase, UntilEnd};
+use super::farewell::{part, written};
+use super::gatekeeper::{Exit, Gatekeeper, Left};
 use super::stop::Stop;
 use super::{Application, Handle, Manners, Peer};
 use crate::tls::Accepted;
 use crate::wire::Wire;
+
+/// How much larger a head hyper takes than the gatekeeper, so that it is never the one who refuses.
+const SLACK: usize = 64;
+
+/// How much hyper may read at a time beyond a head.
+const READ_AHEAD: usize = 408 * 1024;
 
 /// Serves a connection to its end. With TLS, its handshake comes first.
 pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, application: &A, server: &Handle) {
@@ -43,22 +51,31 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Application,
 {
-    let phase = Phase::default();
-    let io = Deadlines::new(stream, phase.clone(), manners.header, manners.idle);
-    let address = peer.address;
+    let (phase, exit) = (Phase::new(), Exit::new());
+    let io = Gatekeeper::new(stream, manners, phase.clone(), exit.clone());
     let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Our own deadlines know an idle connection from a slow head; hyper's single clock does not.
+        // The gatekeeper knows an idle connection from a slow head; hyper's single clock does not.
         .header_read_timeout(None)
+        // Limits are the gatekeeper's as well, who says what was wrong. hyper's are only a little wider.
         .max_headers(manners.headers)
-        .max_header_size(manners.header_size)
+        .max_header_size(manners.header_size + SLACK)
+        .max_buf_size(manners.header_size + READ_AHEAD)
         // A client that closes its side has left: what it asked for is cancelled.
         .half_close(false)
         .serve_connection(TokioIo::new(io), service_fn(|request| requests.answer(request)))
         .with_upgrades();
-    if let Err(error) = stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
-        debug!(peer = %address, %error, "a connection ended early");
+    match stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
+        Err(error) if error.is_parse() => {
+            warn!(peer = %requests.peer.address, %error, "the parser refused what was let through to it");
+        }
+        Err(error) => debug!(peer = %requests.peer.address, %error, "a connection ended early"),
+        Ok(()) => {}
+    }
+    if let Some(left) = exit.take() {
+        // Boxed, so that connections which come to a better end have no room for it.
+        Box::pin(requests.part(left)).await;
     }
 }
 
@@ -73,12 +90,23 @@ struct Requests<'a, A> {
 
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
-        self.phase.request_begins();
         let request = request.map(|body| deadline::body(body, self.body_idle));
         let mut response = self.application.serve(request, &self.peer).await;
         if self.stop.is_told() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.phase.switch();
+        }
         Ok(response.map(|body| self.phase.until_the_answer_ends(body)))
+    }
+
+    /// Ends a connection whose client is not done.
+    async fn part<I: AsyncRead + AsyncWrite + Unpin>(&self, left: Left<I>) {
+        let words = match &left.refusal {
+            Some(refusal) => written(self.application.refuse(refusal, &self.peer)).await,
+            None => Vec::new(),
+        };
+        part(left.io, &words).await;
     }
 }

@@ -1,44 +1,83 @@
-//! The clocks of a connection: idle, head, and a body that stands still.
+//! What the bytes of a connection and its requests know of each other, and the clock of a body that stands still.
 //!
-//! hyper has one clock that runs from the end of one request to the end of the next head, so it cannot tell a client
-//! that rests from one that sends its head a byte a minute. [`Deadlines`] can: it watches the bytes go by.
+//! The clocks of a connection that rests, or that sends a head too slowly, are the [gatekeeper](super::gatekeeper)'s, who
+//! sees the bytes go by.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const REQUEST: u8 = 2;
+/// How far the answers on a connection are. All of it is written and read by the connection's own task.
+#[derive(Clone)]
+pub(super) struct Phase(Arc<Answers>);
 
-/// What a connection is doing, shared between its bytes and its requests.
-#[derive(Clone, Default)]
-pub(super) struct Phase(Arc<AtomicU8>);
+struct Answers {
+    opened: Instant,
+    /// How many are over.
+    over: AtomicU64,
+    /// When the last one was, in nanoseconds after the connection was opened.
+    last: AtomicU64,
+    /// Whether the last one begins another protocol.
+    switched: AtomicBool,
+    /// Whether somebody waits for an answer to end.
+    awaited: AtomicBool,
+    waker: AtomicWaker,
+}
 
 impl Phase {
-    /// A head was read to its end.
-    pub(super) fn request_begins(&self) {
-        self.0.store(REQUEST, Ordering::Relaxed);
+    /// Of a connection that has just been opened.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Answers {
+            opened: Instant::now(),
+            over: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }))
     }
 
-    /// The connection rests once this body has ended or was dropped.
+    /// From the answer's end on, another protocol is spoken.
+    pub(super) fn switch(&self) {
+        self.0.switched.store(true, Relaxed);
+    }
+
+    pub(super) fn has_switched(&self) -> bool {
+        self.0.switched.load(Relaxed)
+    }
+
+    /// An answer is over once this body has ended or was dropped.
     pub(super) fn until_the_answer_ends<B>(&self, body: B) -> UntilEnd<B> {
         UntilEnd { body, _phase: Rest(self.clone()) }
     }
 
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+    /// How many answers are over.
+    pub(super) fn answered(&self) -> u64 {
+        self.0.over.load(Relaxed)
+    }
+
+    /// When the last answer was over, or the connection was opened.
+    pub(super) fn rests_since(&self) -> Instant {
+        self.0.opened + Duration::from_nanos(self.0.last.load(Relaxed))
+    }
+
+    /// Wakes a task when the next answer is over.
+    ///
+    /// hyper asks for no more bytes then if it was told before that there are none: it waits for the socket.
+    pub(super) fn wake_after_the_answer(&self, waker: &Waker) {
+        self.0.waker.register(waker);
+        self.0.awaited.store(true, Relaxed);
     }
 }
 
@@ -46,7 +85,13 @@ struct Rest(Phase);
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        self.0.0.store(IDLE, Ordering::Relaxed);
+        let answers = &*self.0.0;
+        // 64 bits of nanoseconds are 584 years.
+        answers.last.store(answers.opened.elapsed().as_nanos() as u64, Relaxed);
+        answers.over.fetch_add(1, Relaxed);
+        if answers.awaited.swap(false, Relaxed) {
+            answers.waker.wake();
+        }
     }
 }
 
@@ -73,89 +118,6 @@ impl<B: HttpBody> HttpBody for UntilEnd<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-pin_project! {
-    /// A connection that ends when its client rests for too long, or sends a head too slowly.
-    pub(super) struct Deadlines<I> {
-        #[pin]
-        io: I,
-        phase: Phase,
-        header: Option<Duration>,
-        idle: Option<Duration>,
-        // Boxed once per connection: hyper wants connections that can be moved.
-        clock: Option<Pin<Box<Sleep>>>,
-        // The phase the clock was set for; the clock is only set again when it changes.
-        clocked: u8,
-    }
-}
-
-impl<I> Deadlines<I> {
-    pub(super) fn new(io: I, phase: Phase, header: Option<Duration>, idle: Option<Duration>) -> Self {
-        Self { io, phase, header, idle, clock: None, clocked: REQUEST }
-    }
-}
-
-impl<I: AsyncRead> AsyncRead for Deadlines<I> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.project();
-        let before = buffer.filled().len();
-        if this.io.poll_read(context, buffer)?.is_ready() {
-            if buffer.filled().len() > before && this.phase.get() == IDLE {
-                this.phase.0.store(HEAD, Ordering::Relaxed);
-                // A whole request may pass before the next wait; the rest after it is a new one.
-                *this.clocked = REQUEST;
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let phase = this.phase.get();
-        if phase != *this.clocked {
-            let allowed = match phase {
-                IDLE => *this.idle,
-                HEAD => *this.header,
-                _ => None,
-            };
-            match (allowed, this.clock.as_mut()) {
-                (Some(allowed), Some(clock)) => clock.as_mut().reset(Instant::now() + allowed),
-                (Some(allowed), None) => *this.clock = Some(Box::pin(tokio::time::sleep(allowed))),
-                (None, _) => *this.clock = None,
-            }
-            *this.clocked = phase;
-        }
-        if let Some(clock) = this.clock {
-            ready!(clock.as_mut().poll(context));
-            let what =
-                if phase == HEAD { "the request's head took too long" } else { "the connection was idle for too long" };
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
-        }
-        Poll::Pending
-    }
-}
-
-impl<I: AsyncWrite> AsyncWrite for Deadlines<I> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(context, data)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(context, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
 

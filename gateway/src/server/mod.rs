@@ -4,10 +4,15 @@
 //! address (`accept.rs`). A connection is a task that parses requests and hands each to its [`Application`]: the
 //! [edge](crate::edge), or the admin API (`connection.rs`). What must happen to a connection before its first byte is
 //! parsed (a TLS handshake, a look at its first bytes) belongs at the top of `connection.rs`, on the worker that serves it.
+//!
+//! Between socket and parser stands a gate that lets through only bytes with exactly one reading: [`strict`] says which,
+//! `gatekeeper.rs` applies it.
 
 mod accept;
 mod connection;
 mod deadline;
+mod farewell;
+mod gatekeeper;
 mod handshake;
 mod places;
 mod socket;
@@ -33,6 +38,7 @@ pub(crate) use accept::open;
 use handshake::Handshakes;
 use places::Places;
 use stop::Stop;
+use strict::Refusal;
 
 /// Both ends of a connection.
 #[derive(Debug, Clone)]
@@ -58,6 +64,9 @@ pub trait Application: Send + Sync + 'static {
         None
     }
 
+    /// Answers what was refused before it became a request, and remembers it.
+    fn refuse(&self, refusal: &Refusal, peer: &Peer) -> http::Response<Self::Body>;
+
     /// Answers a request.
     fn serve(&self, request: Request, peer: &Peer) -> impl Future<Output = http::Response<Self::Body>> + Send;
 }
@@ -67,6 +76,8 @@ pub trait Application: Send + Sync + 'static {
 pub struct Manners {
     /// How many connections may be open at once; further ones wait in the kernel's queue.
     pub connections: usize,
+    /// The longest request line, in bytes.
+    pub request_line: usize,
     /// The largest header block, in bytes.
     pub header_size: usize,
     /// The most headers a request may have.
@@ -88,6 +99,7 @@ impl Manners {
     pub fn new(limits: &Limits, timeouts: &ListenerTimeouts) -> Self {
         Self {
             connections: limits.connections,
+            request_line: limits.request_line.as_usize(),
             header_size: limits.header_size.as_usize(),
             headers: limits.headers,
             header: timeouts.header.limit(),

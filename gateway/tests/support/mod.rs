@@ -93,6 +93,16 @@ impl Wire {
         }
     }
 
+    /// Reads so many bytes; `None` if the connection ends before.
+    pub async fn try_take(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            if self.fill().await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+        Some(self.read.drain(..count).collect())
+    }
+
     /// Reads so many bytes.
     pub async fn take(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {

@@ -71,8 +71,8 @@ enum State {
     Asks,
     /// Another protocol is spoken now.
     Open,
-    /// Something was refused.
-    Shut,
+    /// A head was refused, or if so, something in a body.
+    Shut { within: bool },
 }
 
 /// What follows a head.
@@ -106,8 +106,10 @@ pub enum Place {
     Body,
     /// In another protocol, or on the way to it.
     Elsewhere,
-    /// At a refusal.
+    /// At a head that was refused.
     Refused,
+    /// At something in a body that was refused.
+    Broken,
 }
 
 impl Gate {
@@ -125,7 +127,7 @@ impl Gate {
             let rest = &bytes[pass..];
             let step = match &mut self.state {
                 State::Open => return Verdict { pass: bytes.len(), refusal: None },
-                State::Asks | State::Shut => return Verdict { pass, refusal: None },
+                State::Asks | State::Shut { .. } => return Verdict { pass, refusal: None },
                 _ if rest.is_empty() => return Verdict { pass, refusal: None },
                 State::Head(head) => head.read(rest, &self.limits).map(|whole| {
                     whole.map(|(length, framing)| {
@@ -157,11 +159,16 @@ impl Gate {
                 }
                 Ok(None) => return Verdict { pass, refusal: None },
                 Err(refusal) => {
-                    self.state = State::Shut;
+                    self.state = State::Shut { within: !matches!(self.state, State::Head(_)) };
                     return Verdict { pass, refusal: Some(refusal) };
                 }
             }
         }
+    }
+
+    /// Whether another protocol was asked for, and nothing passes before that is [answered](Gate::answered).
+    pub fn asks(&self) -> bool {
+        matches!(self.state, State::Asks)
     }
 
     /// The request that asked for another protocol was answered: with it, or with an answer like any other.
@@ -177,7 +184,7 @@ impl Gate {
             State::Head(head) => head.told(fault.into(), held),
             _ => fault.into(),
         };
-        self.state = State::Shut;
+        self.state = State::Shut { within: false };
         refusal
     }
 
@@ -193,7 +200,8 @@ impl Gate {
             State::Head(_) => Place::Rest,
             State::Length(_) | State::Chunks(_) | State::Trailers(_) => Place::Body,
             State::Asks | State::Open => Place::Elsewhere,
-            State::Shut => Place::Refused,
+            State::Shut { within: false } => Place::Refused,
+            State::Shut { within: true } => Place::Broken,
         }
     }
 }

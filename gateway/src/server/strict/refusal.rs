@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::StatusCode;
-use portcullis_middleware::{Cause, Rejection};
+use http::{Method, StatusCode, Uri};
+use portcullis_middleware::{Cause, Rejection, Request};
 
 /// How much of what was wrong a log gets to see.
 const EXCERPT: usize = 64;
@@ -147,6 +147,15 @@ impl Refusal {
             Some(excerpt) => format!("{}: {}", self.fault, String::from_utf8_lossy(excerpt)).into(),
             None => self.fault.sentence().into(),
         }
+    }
+
+    /// What is known of the request, for whoever remembers requests. What is not known is `-` and `*`.
+    pub fn request(&self) -> Request {
+        let (method, path) = self.asked.as_ref().map_or(("-", "*"), |asked| (&*asked.method, &*asked.path));
+        let mut request = Request::default();
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("*"));
+        request
     }
 
     /// The answer to it.

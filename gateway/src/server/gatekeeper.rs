@@ -1,0 +1,300 @@
+//! The [gate](super::strict) on a connection, and the clocks that run while it is shut.
+//!
+//! Nearly always a head comes whole. Then it is judged where the parser will read it, and costs no copy. Only what is not
+//! whole yet is kept, in memory that is gone once the rest has come; so a parser never sees half of a head, and a
+//! connection that rests holds nothing.
+//!
+//! What is refused is the end of the connection. Within a body, whoever reads the body gets the error. For a head there is
+//! nobody to tell: the parser is told that the client is done, and once all earlier answers are out the connection
+//! [takes its leave](super::farewell) with an answer of its own.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::debug;
+
+use super::Manners;
+use super::deadline::Phase;
+use super::strict::{Fault, Gate, Limits, Place, Refusal};
+
+/// How much is read ahead while nobody knows which protocol it is of.
+const AHEAD: usize = 16 * 1024;
+
+/// A connection whose bytes pass a gate.
+pub(super) struct Gatekeeper<I> {
+    /// Gone once the connection takes its leave.
+    io: Option<I>,
+    gate: Gate,
+    /// What has come and was not read yet.
+    held: Vec<u8>,
+    /// How much of it may be read.
+    free: usize,
+    refusal: Option<Refusal>,
+    /// Whether the parser was told that there is no more, because of the refusal.
+    told: bool,
+    phase: Phase,
+    exit: Exit<I>,
+    header: Option<Duration>,
+    idle: Option<Duration>,
+    /// Since when a head is on its way.
+    head_since: Option<Instant>,
+    // Boxed once per connection: hyper wants connections that can be moved.
+    clock: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where a connection is left for whoever says the last word on it.
+pub(super) struct Exit<I>(Arc<Mutex<Option<Left<I>>>>);
+
+/// A connection that hyper is done with, but that must not be closed yet.
+pub(super) struct Left<I> {
+    pub(super) io: I,
+    /// What is still to be answered.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl<I> Exit<I> {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(super) fn take(&self) -> Option<Left<I>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn leave(&self, left: Left<I>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+    }
+}
+
+impl<I> Clone for Exit<I> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<I> Gatekeeper<I> {
+    pub(super) fn new(io: I, manners: &Manners, phase: Phase, exit: Exit<I>) -> Self {
+        let limits = Limits { request_line: manners.request_line, head: manners.header_size, headers: manners.headers };
+        Self {
+            io: Some(io),
+            gate: Gate::new(limits),
+            held: Vec::new(),
+            free: 0,
+            refusal: None,
+            told: false,
+            phase,
+            exit,
+            header: manners.header,
+            idle: manners.idle,
+            head_since: None,
+            clock: None,
+        }
+    }
+
+    /// Whether a request that was let through has no answer yet, or one that is not over.
+    fn owes_an_answer(&self) -> bool {
+        self.gate.requests() > self.phase.answered()
+    }
+
+    /// Judges what has come into `buffer` behind `before`. Whatever may not be read yet is taken out again.
+    fn judge(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let new = &buffer.filled()[before..];
+        if self.held.is_empty() {
+            let verdict = self.gate.judge(new);
+            if verdict.pass < new.len() {
+                self.hold(&new[verdict.pass..], verdict.refusal);
+                buffer.set_filled(before + verdict.pass);
+            }
+            if verdict.pass > 0 {
+                self.head_since = None;
+            }
+        } else {
+            self.held.extend_from_slice(new);
+            buffer.set_filled(before);
+            self.judge_held();
+        }
+    }
+
+    #[cold]
+    fn hold(&mut self, rest: &[u8], refusal: Option<Refusal>) {
+        self.refusal = refusal;
+        if self.refusal.is_none() {
+            self.held.extend_from_slice(rest);
+        }
+    }
+
+    fn judge_held(&mut self) {
+        let verdict = self.gate.judge(&self.held);
+        self.free = verdict.pass;
+        self.refusal = verdict.refusal;
+        if self.free > 0 {
+            self.head_since = None;
+        }
+    }
+
+    /// Moves into `buffer` what of the held bytes may be read.
+    fn release(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.free.min(buffer.remaining());
+        buffer.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        self.free -= count;
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+    }
+
+    /// Finds out whether the request for another protocol was answered by now.
+    fn is_answered(&mut self) -> bool {
+        if self.phase.has_switched() || !self.owes_an_answer() {
+            self.gate.answered(self.phase.has_switched());
+            self.judge_held();
+            return true;
+        }
+        false
+    }
+
+    /// What a reader hears of a refusal.
+    fn tell(&mut self, refusal: Refusal, context: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.gate.place(&self.held) == Place::Broken {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
+        }
+        if self.owes_an_answer() {
+            self.phase.wake_after_the_answer(context.waker());
+            return Poll::Pending;
+        }
+        self.told = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for bytes, but not for ever. Ready when it took too long.
+    ///
+    /// The clock is not set anew for every request. It is left to ring, and then looks whether it was for nothing.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let place = if self.owes_an_answer() { Place::Body } else { self.gate.place(&self.held) };
+        let deadline = match place {
+            Place::Head => {
+                let since = *self.head_since.get_or_insert_with(Instant::now);
+                self.header.map(|header| since + header)
+            }
+            Place::Rest => self.idle.map(|idle| self.phase.rests_since() + idle),
+            _ => None,
+        };
+        if self.gate.asks() {
+            self.phase.wake_after_the_answer(context.waker());
+        }
+        // Nobody reads when an answer is over, so the clock must be running by then.
+        let Some(soon) = self.idle.or(self.header) else { return Poll::Pending };
+        loop {
+            let clock = match &mut self.clock {
+                Some(clock) if deadline.is_none_or(|deadline| clock.deadline() <= deadline) => clock,
+                clock => {
+                    let at = deadline.unwrap_or_else(|| Instant::now() + soon);
+                    match clock {
+                        Some(clock) => clock.as_mut().reset(at),
+                        None => *clock = Some(Box::pin(sleep_until(at))),
+                    }
+                    clock.as_mut().expect("it was set just now")
+                }
+            };
+            ready!(clock.as_mut().poll(context));
+            let now = Instant::now();
+            match deadline {
+                Some(deadline) if deadline <= now => return Poll::Ready(()),
+                deadline => clock.as_mut().reset(deadline.unwrap_or(now + soon)),
+            }
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Gatekeeper<I> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        loop {
+            if this.free > 0 {
+                this.release(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(refusal) = &this.refusal {
+                let refusal = refusal.clone();
+                return this.tell(refusal, context);
+            }
+            if this.gate.asks() && this.is_answered() {
+                continue;
+            }
+            let Some(io) = &mut this.io else { return Poll::Ready(Ok(())) };
+            if this.gate.asks() && this.held.len() >= AHEAD {
+                this.phase.wake_after_the_answer(context.waker());
+                return Poll::Pending;
+            }
+            if Pin::new(io).poll_read(context, buffer)?.is_pending() {
+                ready!(this.wait(context));
+                if this.gate.place(&this.held) == Place::Rest {
+                    debug!("a connection was idle for too long");
+                    return Poll::Ready(Ok(()));
+                }
+                this.refusal = Some(this.gate.refuse(Fault::HeaderTimeout, &this.held));
+                continue;
+            }
+            if buffer.filled().len() == before {
+                // Whoever leaves while we owe an answer has left; whoever stops in a head may still listen.
+                if this.owes_an_answer() || this.gate.place(&this.held) != Place::Head {
+                    return Poll::Ready(Ok(()));
+                }
+                this.refusal = Some(this.gate.refuse(Fault::Unfinished, &this.held));
+                continue;
+            }
+            this.judge(buffer, before);
+            if buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Gatekeeper<I> {
+    fn io(&mut self) -> io::Result<Pin<&mut I>> {
+        self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().io()?.poll_write(context, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().io()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if matches!(this.gate.place(&this.held), Place::Rest | Place::Elsewhere) {
+            return this.io()?.poll_shutdown(context);
+        }
+        // The client is not done. If we closed now, what it still sends would be answered with a reset, and that would
+        // overtake our last words.
+        if let Some(io) = this.io.take() {
+            let refusal = if this.told { this.refusal.take() } else { None };
+            this.exit.leave(Left { io, refusal });
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().io()?.poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+}

@@ -1,0 +1,146 @@
+//! Clients and instances that mean harm, over real sockets and byte by byte.
+//!
+//! Every class of attack has a module. What must hold is the same in all of them: the right answer or a clean end, one
+//! line in the log for each request that was refused, nothing upstream that was not routed, and memory that stays flat.
+
+mod floods;
+mod framing;
+mod slowness;
+mod smuggling;
+mod truncation;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use portcullis::Gateway;
+use portcullis::edge::Edge;
+use portcullis::workers::Workers;
+use serde_json::Value;
+use support::{Fake, Wire, content_length, header};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A gateway under attack, with one instance behind it.
+struct Target {
+    gateway: Gateway,
+    address: SocketAddr,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Target {
+    /// All paths lead to the instance. `settings` are the listener's.
+    async fn before(instance: SocketAddr, settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("access.log");
+        let text = format!(
+            "access_log = {{ output = {{ file = \"{}\" }} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{settings}\n\
+             [service.orders]\ninstances = [\"{instance}\"]\n\
+             [[route]]\nname = \"all\"\nmatch = {{ path = {{ prefix = \"/\" }} }}\nservice = \"orders\"\n",
+            log.display()
+        );
+        let gateway = Gateway::new(portcullis::plugins());
+        let (plan, faults) = gateway.plan_text("test.toml", &text);
+        let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
+        let door = plan.doors().next().unwrap().clone();
+        let workers = Workers::here();
+        let socket = workers.bind(door.address, &["web"]).unwrap();
+        let address = socket.address();
+        gateway.go_live(plan, &Handle::current()).unwrap();
+        workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
+        Self { gateway, address, log, _folder: folder }
+    }
+
+    async fn connect(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+
+    /// All lines of the log so far.
+    async fn lines(&self) -> Vec<Value> {
+        self.gateway.observer().flush().await;
+        let text = std::fs::read_to_string(&self.log).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The only line of the log.
+    async fn line(&self) -> Value {
+        let mut lines = self.lines().await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines.remove(0)
+    }
+
+    /// Requests counted with this status and cause.
+    fn counted(&self, status: u16, cause: &str) -> f64 {
+        let labels = format!("code=\"{status}\",cause=\"{cause}\"");
+        let page = self.gateway.metrics();
+        let rows = page.lines().filter(|line| line.starts_with("portcullis_requests_total{") && line.contains(&labels));
+        rows.map(|row| row.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+}
+
+/// An instance that takes whatever comes and keeps the heads of it.
+struct Witness {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Witness {
+    async fn new() -> Self {
+        let fake = Fake::new().await;
+        let (address, heads) = (fake.address, Arc::new(Mutex::new(Vec::new())));
+        let seen = heads.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut wire, seen) = (fake.accept().await, seen.clone());
+                tokio::spawn(async move {
+                    while let Some(head) = wire.try_head().await {
+                        if !body(&mut wire, &head).await {
+                            return;
+                        }
+                        // Only what has come whole counts.
+                        seen.lock().unwrap().push(head);
+                        wire.put(OK).await;
+                    }
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+/// Reads the body behind a head to its end. `false` if it has none.
+async fn body(wire: &mut Wire, head: &str) -> bool {
+    if header(head, "transfer-encoding").is_none() {
+        return wire.try_take(content_length(head)).await.is_some();
+    }
+    let mut last = [0; 5];
+    while &last != b"0\r\n\r\n" {
+        let Some(byte) = wire.try_take(1).await else { return false };
+        last.rotate_left(1);
+        last[4] = byte[0];
+    }
+    true
+}
+
+/// Reads the gateway's own answer to the end of the connection: its status and cause.
+async fn refused(wire: &mut Wire) -> (u16, String) {
+    let text = String::from_utf8(wire.rest().await).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    assert_eq!(header(head, "connection"), Some("close"), "{head}");
+    assert_eq!(header(head, "content-type"), Some("application/problem+json"), "{head}");
+    assert_eq!(content_length(head), body.len(), "one answer, and nothing behind it: {text}");
+    let problem: Value = serde_json::from_str(body).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    assert_eq!(problem["status"], status);
+    (status, problem["cause"].as_str().unwrap().to_owned())
+}

@@ -1,0 +1,106 @@
+//! Clients that take their time.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+
+use super::*;
+
+const HALF: &str = "GET /half HTTP/1.1\r\nHost: a\r\nX: ";
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_is_answered_with_408_when_its_time_is_over() {
+    let fake = Fake::new().await;
+    let target = Target::before(fake.address, "timeouts = { header = \"10s\" }").await;
+    let begin = Instant::now();
+    let mut client = target.connect().await;
+    client.put(HALF).await;
+    assert_eq!(refused(&mut client).await, (408, "header_timeout".into()));
+    assert!((10..12).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    let line = target.line().await;
+    assert_eq!(
+        (&line["cause"], &line["method"], &line["path"]),
+        (&"header_timeout".into(), &"GET".into(), &"/half".into()),
+        "{line}"
+    );
+    assert_eq!(target.counted(408, "header_timeout"), 1.0);
+    assert!(!fake.is_wanted().await, "something went upstream");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_now_and_then_buys_no_time() {
+    let target = Target::before(support::nobody().await, "timeouts = { header = \"10s\" }").await;
+    let begin = Instant::now();
+    let mut client = target.connect().await;
+    client.put(HALF).await;
+    let drip = async {
+        while client.try_put("x").await.is_ok() && begin.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    drip.await;
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(target.line().await["status"], 408);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_says_nothing_is_let_go_without_a_word() {
+    let target = Target::before(support::nobody().await, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
+    for said in ["", "\r\n"] {
+        let begin = Instant::now();
+        let mut client = target.connect().await;
+        client.put(said).await;
+        assert_eq!(client.rest().await, b"");
+        assert_eq!(begin.elapsed().as_secs(), 30);
+    }
+    assert_eq!(target.lines().await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_rests_after_an_answer_is_closed_too() {
+    // The clock of idle connections was set when somebody asked for bytes, and after an answer from upstream nobody did.
+    let witness = Witness::new().await;
+    let target = Target::before(witness.address, "timeouts = { idle = \"30s\" }").await;
+    let mut client = target.connect().await;
+    for _ in 0..3 {
+        client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.take_until("\r\n\r\nok").await;
+        // Less than the clock allows, so that it rings in vain.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    let begin = Instant::now();
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(begin.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_behind_a_request_waits_for_the_answer_and_is_timed_then() {
+    let fake = Fake::new().await;
+    let target = Target::before(fake.address, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
+    let mut client = target.connect().await;
+    client.put(format!("GET /first HTTP/1.1\r\nHost: a\r\n\r\n{HALF}")).await;
+    let mut instance = fake.accept().await;
+    instance.head().await;
+    advance(Duration::from_secs(20)).await;
+    instance.put(OK).await;
+    client.take_until("\r\n\r\nok").await;
+    assert_eq!(refused(&mut client).await, (408, "header_timeout".into()));
+    assert_eq!(target.lines().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_head_that_comes_byte_by_byte_in_time_is_as_good_as_any() {
+    let witness = Witness::new().await;
+    let target = Target::before(witness.address, "").await;
+    let mut client = target.connect().await;
+    let requests = "\r\nPOST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
+                    POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n\
+                    GET /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for byte in requests.as_bytes() {
+        client.put([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    let answers = String::from_utf8(client.rest().await).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 3, "{answers}");
+    assert_eq!(witness.heads().len(), 3);
+}
