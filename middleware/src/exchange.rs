@@ -5,11 +5,11 @@
 //! traces read it all when the answer is over.
 
 mod clock;
+mod few;
 mod id;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
 use crate::{Cause, Rejection, Request, Tls};
+pub(crate) use few::Few;
 use id::Id;
 
 /// Who sent the request, found once by the edge and used by everything after it.
@@ -150,7 +151,7 @@ struct Inner {
     host: Option<HeaderValue>,
     grpc: bool,
     request_id: OnceLock<Id>,
-    trace_id: OnceLock<String>,
+    trace_id: OnceLock<Id>,
     route: OnceLock<Arc<RouteInfo>>,
     service: OnceLock<Arc<str>>,
     received: AtomicU64,
@@ -159,46 +160,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Upstream {
-    attempts: Attempts,
-    stamps: Vec<Arc<dyn StampAttempt>>,
-}
-
-/// Most requests need one attempt, so that one needs no memory of its own.
-#[derive(Default)]
-enum Attempts {
-    #[default]
-    None,
-    One(Attempt),
-    Several(Vec<Attempt>),
-}
-
-impl Attempts {
-    fn push(&mut self, attempt: Attempt) {
-        *self = match mem::take(self) {
-            Attempts::None => Attempts::One(attempt),
-            Attempts::One(first) => Attempts::Several(vec![first, attempt]),
-            Attempts::Several(mut attempts) => {
-                attempts.push(attempt);
-                Attempts::Several(attempts)
-            }
-        };
-    }
-
-    fn all(&self) -> &[Attempt] {
-        match self {
-            Attempts::None => &[],
-            Attempts::One(attempt) => std::slice::from_ref(attempt),
-            Attempts::Several(attempts) => attempts,
-        }
-    }
-
-    fn get_mut(&mut self, index: usize) -> Option<&mut Attempt> {
-        match self {
-            Attempts::One(attempt) if index == 0 => Some(attempt),
-            Attempts::Several(attempts) => attempts.get_mut(index),
-            _ => None,
-        }
-    }
+    attempts: Few<Attempt>,
+    stamps: Few<Arc<dyn StampAttempt>>,
 }
 
 impl Exchange {
@@ -331,18 +294,18 @@ impl Exchange {
     }
 
     /// Takes over an id that came with the request. The first one stays.
-    pub fn settle_request_id(&self, id: String) {
-        let _ = self.0.request_id.set(Id::Given(id.into()));
+    pub fn settle_request_id(&self, id: &str) {
+        let _ = self.0.request_id.set(Id::given(id));
     }
 
     /// The trace the request belongs to, if a tracing middleware said so.
     pub fn trace_id(&self) -> Option<&str> {
-        self.0.trace_id.get().map(String::as_str)
+        self.0.trace_id.get().map(Id::as_str)
     }
 
     /// Notes the trace the request belongs to. The first one stays.
-    pub fn settle_trace_id(&self, id: String) {
-        let _ = self.0.trace_id.set(id);
+    pub fn settle_trace_id(&self, id: &str) {
+        let _ = self.0.trace_id.set(Id::given(id));
     }
 
     /// The route that won.
@@ -385,7 +348,7 @@ impl Exchange {
     pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, target: &Uri, headers: &mut HeaderMap) -> u32 {
         let mut upstream = self.upstream();
         let number = upstream.attempts.all().len() as u32 + 1;
-        for stamp in &upstream.stamps {
+        for stamp in upstream.stamps.all() {
             stamp.stamp(number, target, headers);
         }
         upstream.attempts.push(Attempt {
@@ -419,6 +382,18 @@ impl Exchange {
     /// Reads the attempts without copying them.
     pub fn with_attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
         read(self.upstream().attempts.all())
+    }
+
+    /// The attempts as they are now, for somebody who reads them later. Usually that copy allocates nothing.
+    pub(crate) fn copy_attempts(&self) -> Few<Attempt> {
+        self.upstream().attempts.clone()
+    }
+
+    /// About how many bytes of memory it keeps.
+    pub(crate) fn weight(&self) -> usize {
+        let text = |text: Option<&HeaderValue>| text.map_or(0, HeaderValue::len);
+        let target = self.0.target.path_and_query().map_or(0, |path| path.as_str().len());
+        size_of::<Inner>() + target + text(self.0.host.as_ref())
     }
 
     fn upstream(&self) -> MutexGuard<'_, Upstream> {

@@ -153,7 +153,7 @@ impl Copy {
             rehearsal: false,
         };
         let exchange = Exchange::new(arrival, request);
-        exchange.settle_request_id(original.request_id().to_owned());
+        exchange.settle_request_id(original.request_id());
         Self { head, exchange }
     }
 

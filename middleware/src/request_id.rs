@@ -44,7 +44,7 @@ impl Around for RequestId {
     async fn handle(&self, mut request: Request, next: Next) -> Response {
         let exchange = Exchange::of(&request).into_owned();
         if let Some(id) = self.acceptable(&exchange, &request) {
-            exchange.settle_request_id(id.to_owned());
+            exchange.settle_request_id(id);
         }
         // The one that counts: an id that was settled before stays.
         let Ok(id) = HeaderValue::from_str(exchange.request_id()) else { return next.run(request).await };

@@ -9,7 +9,7 @@ use portcullis_middleware::layer::{Running, fold, hop};
 use portcullis_middleware::prelude::*;
 use portcullis_middleware::testing::{BuiltPlugin, build, request};
 use portcullis_middleware::xray::XRay;
-use portcullis_middleware::{Client, Origin};
+use portcullis_middleware::{Client, Exchange, Origin};
 
 struct Pass;
 
@@ -99,15 +99,51 @@ fn xray(settings: &str) -> BuiltPlugin {
 }
 
 #[test]
-fn tracing_allocates_little_for_a_request_that_is_not_recorded() {
-    let tracing = xray("sampling.mode = \"never\"");
-    // The around, the header, and the id for the log.
-    assert_eq!(allocations(&[tracing.layer]), 3);
+fn tracing_allocates_for_the_header_of_a_request_that_is_not_recorded() {
+    let never = xray("sampling.mode = \"never\"");
+    let rule = xray("sampling = { reservoir = 0, rate = 0.0 }");
+    for tracing in [never, rule] {
+        assert_eq!(allocations(&[tracing.layer]), 1 + 1, "the around, the header");
+    }
 }
 
 #[test]
-fn a_recorded_request_allocates_for_its_record() {
-    let tracing = xray("sampling.mode = \"always\"");
-    // Besides: the URL, the record, the watched body, and what stamps attempts with the list it is in.
-    assert_eq!(allocations(&[tracing.layer]), 8);
+fn tracing_allocates_nothing_if_a_trusted_caller_does_not_want_it() {
+    let tracing = xray("trust = \"always\"");
+    let header = HeaderValue::from_static("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0");
+    let came = RouteLayer::guard(Stamped(header));
+    assert_eq!(allocations(&[came.clone(), tracing.layer]) - allocations(&[came]), 1, "the around");
+}
+
+/// Plays a caller that sent this trace header.
+struct Stamped(HeaderValue);
+
+impl Guard for Stamped {
+    fn check(&self, request: &mut Request) -> Result<(), Rejection> {
+        request.headers_mut().insert("x-amzn-trace-id", self.0.clone());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_recorded_request_allocates_three_times() {
+    let tracing = xray("sampling.mode = \"always\"").layer;
+    // The record, the headers of the request and its attempt in one, and the watched body.
+    assert_eq!(allocations(std::slice::from_ref(&tracing)), 1 + 3);
+
+    let proxied = allocations(&[tracing, RouteLayer::guard(Sent)]) - allocations(&[RouteLayer::guard(Sent)]);
+    assert_eq!(proxied, 1 + 3, "an attempt adds nothing");
+}
+
+/// Plays a proxy that tries once.
+struct Sent;
+
+impl Guard for Sent {
+    fn check(&self, request: &mut Request) -> Result<(), Rejection> {
+        let exchange = Exchange::of(request).into_owned();
+        let target = http::Uri::from_static("/orders/7");
+        let number = exchange.begin_attempt("orders".into(), "10.0.0.1:80".into(), &target, request.headers_mut());
+        exchange.note_attempt(number, |attempt| attempt.end = Some(attempt.started.elapsed()));
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! The id of a request that came without one.
+//! The ids of a request and its trace, kept where the request is.
 
 use std::cell::RefCell;
 
@@ -7,15 +7,30 @@ use rand::{Rng, SeedableRng};
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// A request's id, kept where the request is: minting one allocates nothing.
+/// So many bytes need no memory of their own: a UUID, a trace id, 128 bits in hex.
+const SHORT: usize = 38;
+
+/// An id that a request has. One of usual length allocates nothing.
 pub(super) enum Id {
-    /// 128 random bits as 32 hex digits.
-    Minted([u8; 32]),
-    /// One that came with the request.
-    Given(Box<str>),
+    /// The first so many of these bytes, cut from a text.
+    Short(u8, [u8; SHORT]),
+    /// A longer one.
+    Long(Box<str>),
 }
 
 impl Id {
+    /// An id that somebody else made.
+    pub(super) fn given(id: &str) -> Self {
+        let mut bytes = [0; SHORT];
+        match bytes.get_mut(..id.len()) {
+            Some(room) => {
+                room.copy_from_slice(id.as_bytes());
+                Id::Short(id.len() as u8, bytes)
+            }
+            None => Id::Long(id.into()),
+        }
+    }
+
     /// A new id, from the thread's own generator.
     ///
     /// It names a request and guards nothing, so the generator need not be a cryptographic one. It has 256 bits of state,
@@ -25,17 +40,17 @@ impl Id {
             static RANDOM: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
         }
         let number: u128 = RANDOM.with_borrow_mut(|random| random.random());
-        let mut digits = [0; 32];
+        let mut digits = [0; SHORT];
         for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
             *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
         }
-        Id::Minted(digits)
+        Id::Short(32, digits)
     }
 
     pub(super) fn as_str(&self) -> &str {
         match self {
-            Id::Minted(digits) => str::from_utf8(digits).expect("they are digits"),
-            Id::Given(id) => id,
+            Id::Short(length, bytes) => str::from_utf8(&bytes[..usize::from(*length)]).expect("it was a text"),
+            Id::Long(id) => id,
         }
     }
 }
@@ -56,5 +71,13 @@ mod tests {
             assert!(id.len() == 32 && id.bytes().all(|digit| DIGITS.contains(&digit)), "{id}");
         }
         assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+    }
+
+    #[test]
+    fn an_id_of_any_length_reads_back() {
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, 128, 300] {
+            let id = "ü0".repeat(length).chars().take(length).collect::<String>();
+            assert_eq!(Id::given(&id).as_str(), id);
+        }
     }
 }

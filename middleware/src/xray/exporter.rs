@@ -19,6 +19,7 @@ use super::counts::{DocumentCounts, Loss};
 use super::daemon::Daemon;
 use super::document::Datagrams;
 use super::record::Record;
+use super::segment::Recorded;
 
 /// How many faults may wait.
 const URGENT: usize = 256;
@@ -58,8 +59,8 @@ pub(super) struct Limits {
 
 /// The queue to one destination, and the task that empties it.
 pub(super) struct Exporter {
-    normal: mpsc::Sender<Box<Record>>,
-    urgent: mpsc::Sender<Box<Record>>,
+    normal: mpsc::Sender<Recorded>,
+    urgent: mpsc::Sender<Recorded>,
     /// How many bytes wait.
     bytes: AtomicUsize,
     /// Enough has come together that waiting for more would be risky.
@@ -97,7 +98,7 @@ impl Exporter {
     }
 
     /// Puts a record into the queue, if there is room.
-    pub(super) fn submit(&self, record: Box<Record>) {
+    pub(super) fn submit(&self, record: Recorded) {
         let weight = record.weight();
         if self.bytes.fetch_add(weight, Ordering::Relaxed) + weight > self.limits.bytes {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -107,7 +108,7 @@ impl Exporter {
         self.counts.waiting.add(1);
         self.counts.bytes.add(weight as i64);
         // What is urgent may use the common lane as well, but not the other way round.
-        let urgent = if record.flags().any() { self.urgent.try_send(record) } else { Err(TrySendError::Full(record)) };
+        let urgent = if record.is_urgent() { self.urgent.try_send(record) } else { Err(TrySendError::Full(record)) };
         let sent = urgent.or_else(|refused| self.normal.try_send(refused.into_inner()));
         if sent.is_err() {
             self.forget(weight);
@@ -159,8 +160,8 @@ impl Exporter {
         }
     }
 
-    async fn send(&self, outlet: &mut Outlet, record: Box<Record>) {
-        outlet.sink.send(&record, &self.counts).await;
+    async fn send(&self, outlet: &mut Outlet, record: Recorded) {
+        outlet.sink.send(&record.record(), &self.counts).await;
         self.forget(record.weight());
         // Sending to a socket hardly ever waits; the runtime has other work as well.
         consume_budget().await;
@@ -207,8 +208,8 @@ impl Drop for Driver<'_> {
 
 /// The queue's far end, and the way out.
 struct Outlet {
-    normal: mpsc::Receiver<Box<Record>>,
-    urgent: mpsc::Receiver<Box<Record>>,
+    normal: mpsc::Receiver<Recorded>,
+    urgent: mpsc::Receiver<Recorded>,
     sink: Sink,
     complaints: [Complaint; Loss::ALL.len()],
 }
@@ -222,7 +223,7 @@ struct Complaint {
 
 impl Outlet {
     /// Waits for a record; `None` when it is time to stop.
-    async fn first(&mut self, stop: &CancellationToken) -> Option<Box<Record>> {
+    async fn first(&mut self, stop: &CancellationToken) -> Option<Recorded> {
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
@@ -232,7 +233,7 @@ impl Outlet {
     }
 
     /// The next record that is there already.
-    fn next(&mut self) -> Option<Box<Record>> {
+    fn next(&mut self) -> Option<Recorded> {
         self.urgent.try_recv().or_else(|_| self.normal.try_recv()).ok()
     }
 

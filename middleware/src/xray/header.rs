@@ -5,8 +5,8 @@
 //! without a valid `Root` counts as none. Writing is strict throughout: what leaves us is built from parsed ids and
 //! from bytes that were checked one by one.
 
-use http::HeaderMap;
-use http::header::HeaderValue;
+use bytes::Bytes;
+use http::header::{GetAll, HeaderValue};
 
 use super::ids::{SpanId, TraceId};
 
@@ -237,15 +237,39 @@ fn printable(text: &[u8]) -> Option<&str> {
     std::str::from_utf8(text).ok()
 }
 
-/// Puts the header that goes upstream in place of all that came.
-pub fn put(headers: &mut HeaderMap, root: TraceId, parent: Option<SpanId>, sampled: bool, extras: &Extras) {
+/// The header, if exactly one came.
+pub fn only<'a>(values: &GetAll<'a, HeaderValue>) -> Option<&'a HeaderValue> {
+    let mut values = values.iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// What has to be written in place of the [`only`] header that came; `None` if that says the same already, as it does for
+/// most callers that decided.
+pub fn renewed(
+    came: Option<&HeaderValue>,
+    root: TraceId,
+    parent: Option<SpanId>,
+    sampled: bool,
+    extras: &Extras,
+) -> Option<HeaderValue> {
     let line = Line::upstream(root, parent, sampled);
-    let mut came = headers.get_all(NAME).iter();
-    // Most callers that decided have sent the very bytes that go on.
-    let stays = matches!((came.next(), came.next()), (Some(value), None) if line.is(value, extras));
-    if !stays {
-        headers.insert(NAME, line.with(extras));
+    let stays = came.is_some_and(|value| line.is(value, extras));
+    (!stays).then(|| line.with(extras))
+}
+
+/// The headers of a sampled request with these two parents, which share one piece of memory.
+pub fn pair(root: TraceId, parents: [SpanId; 2], extras: &Extras) -> [HeaderValue; 2] {
+    let lines = parents.map(|parent| Line::upstream(root, Some(parent), true));
+    if !extras.0.is_empty() {
+        return lines.map(|line| line.with(extras));
     }
+    let mut both = [0; 2 * LONGEST];
+    let (first, second) = both.split_at_mut(LONGEST);
+    first.copy_from_slice(lines[0].fixed());
+    second.copy_from_slice(lines[1].fixed());
+    let mut second = Bytes::from_owner(both);
+    let first = second.split_to(LONGEST);
+    [first, second].map(|line| HeaderValue::from_maybe_shared(line).expect("hex digits make a header"))
 }
 
 /// The header that goes upstream: `Root=…;Parent=…;Sampled=1` and the fields that travel on. `Sampled` is never `?`.
@@ -315,7 +339,7 @@ impl Line {
         let value = if extras.0.is_empty() {
             HeaderValue::from_bytes(self.fixed())
         } else {
-            HeaderValue::from_maybe_shared(bytes::Bytes::from([self.fixed(), extras.0.as_bytes()].concat()))
+            HeaderValue::from_maybe_shared(Bytes::from([self.fixed(), extras.0.as_bytes()].concat()))
         };
         value.expect("hex digits and printable ASCII make a header")
     }
@@ -323,6 +347,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -352,6 +378,17 @@ mod tests {
         let header = good(text);
         let value = upstream(header.root, header.parent, header.sampled == Sampled::Yes, &header.extras);
         value.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_pair_says_what_two_say() {
+        let header = good(&format!("Root={ROOT};Parent={PARENT};Sampled=1"));
+        let with_more = good(&format!("Root={ROOT};Parent={PARENT};Sampled=1;CalledFrom=app"));
+        let parents = [header.parent.unwrap(), header.parent.unwrap().after(1)];
+        for extras in [header.extras, with_more.extras] {
+            let each = parents.map(|parent| upstream(header.root, Some(parent), true, &extras));
+            assert_eq!(pair(header.root, parents, &extras), each);
+        }
     }
 
     #[test]
@@ -513,7 +550,9 @@ mod tests {
             for value in came {
                 headers.append(NAME, value.parse().unwrap());
             }
-            put(&mut headers, root, None, false, &extras);
+            if let Some(value) = renewed(only(&headers.get_all(NAME)), root, None, false, &extras) {
+                headers.insert(NAME, value);
+            }
             let left: Vec<_> = headers.get_all(NAME).iter().collect();
             assert_eq!(left, [wanted], "{came:?}");
         }

@@ -71,6 +71,11 @@ impl TraceId {
         (id != [0; 16]).then_some(Self(id))
     }
 
+    /// What [`text`](TraceId::text) wrote, as a `str`.
+    pub(super) fn as_str(text: &[u8; Self::LENGTH]) -> &str {
+        as_str(text)
+    }
+
     /// The id as it is written.
     pub fn text(self) -> [u8; Self::LENGTH] {
         let mut text = [b'-'; Self::LENGTH];
@@ -105,6 +110,16 @@ impl SpanId {
     pub fn mint() -> Self {
         let id: u64 = rand::rng().random();
         Self(id.max(1).to_be_bytes())
+    }
+
+    /// The id that comes so many after this one. Never all zero either: counting goes on from 1.
+    ///
+    /// A segment's attempts are numbered on from its own id, so that there is no list of them to keep. To collide with
+    /// another's of the same trace is as unlikely as for ids drawn one by one.
+    #[must_use]
+    pub fn after(self, count: u32) -> Self {
+        let (id, wrapped) = u64::from_be_bytes(self.0).overflowing_add(count.into());
+        Self((id + u64::from(wrapped)).to_be_bytes())
     }
 
     /// Reads an id; all zero means "none" and is refused.
@@ -172,6 +187,16 @@ mod tests {
 
         let span = SpanId::mint();
         assert_eq!(SpanId::parse(&span.text()), Some(span));
+    }
+
+    #[test]
+    fn counting_on_from_an_id_meets_every_id_but_zero() {
+        let after = |id: &str, count| SpanId::parse(id.as_bytes()).unwrap().after(count).to_string();
+        assert_eq!(after("53995c3f42cd8ad8", 0), "53995c3f42cd8ad8");
+        assert_eq!(after("53995c3f42cd8aff", 1), "53995c3f42cd8b00");
+        assert_eq!(after("fffffffffffffffe", 1), "ffffffffffffffff");
+        assert_eq!(after("fffffffffffffffe", 2), "0000000000000001");
+        assert_eq!(after("ffffffffffffffff", u32::MAX), "00000000ffffffff");
     }
 
     #[test]

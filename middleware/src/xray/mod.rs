@@ -18,11 +18,11 @@
 //! says otherwise: a stranger could else make us record everything, or nothing. Behind an AWS load balancer, list its
 //! subnets as `trusted_proxies`.
 //!
-//! What is recorded of a request: method, scheme, host, path, client address, `User-Agent`, and the headers that the
-//! settings name. Never a query, a cookie, credentials or a body.
+//! What is recorded of a request: method, scheme, host and path as the client asked for them (whatever rewrites them),
+//! its address, `User-Agent`, and the headers that the settings name. Never a query, a cookie, credentials or a body.
 //!
-//! The story in order: [`header`] and [`sampling`] when a request arrives, the tracer while it runs, [`record`] when
-//! it is over, then the exporter's task: [`document`] and the daemon.
+//! The story in order: [`header`] and [`sampling`] when a request arrives, the tracer while it runs; then the exporter's
+//! task, off the request's way: [`record`], [`document`] and the daemon.
 
 mod address;
 mod counts;
@@ -35,6 +35,7 @@ mod json;
 mod naming;
 pub mod record;
 pub mod sampling;
+mod segment;
 pub mod settings;
 mod tracer;
 
@@ -47,6 +48,7 @@ use exporter::{Destination, Exporter, Limits};
 use naming::HostPattern;
 use record::Profile;
 use sampling::{LocalRule, Sampler};
+use segment::About;
 pub use settings::XRay;
 use settings::{ExporterKind, Propagation, ResponseHeader, SamplingMode, Subsegments};
 use tracer::Tracer;
@@ -91,15 +93,17 @@ annotate_headers = { tenant = "x-tenant-id" }
         }
 
         Ok(RouteLayer::around(Tracer {
-            profile: Arc::new(Profile { name: checked.name, annotations: checked.annotations }),
-            dynamic_name: checked.dynamic_name,
+            about: Arc::new(About {
+                profile: Arc::new(Profile { name: checked.name, annotations: checked.annotations }),
+                dynamic_name: checked.dynamic_name,
+                propagate: propagation == Propagation::Xray,
+                subsegments: subsegments == Subsegments::Attempts,
+            }),
             annotate_headers: checked.annotate_headers,
             metadata_headers: checked.metadata_headers,
             sampler,
             trust,
-            propagate: propagation == Propagation::Xray,
             response_header: if propagation == Propagation::None { ResponseHeader::Off } else { response_header },
-            subsegments: subsegments == Subsegments::Attempts,
             exporter,
             counts: RequestCounts::of(context.name()),
         }))

@@ -1,5 +1,4 @@
-//! What one recorded request leaves behind: plain facts, gathered while it runs and turned into documents later, by
-//! somebody who has time.
+//! What is told of one recorded request: plain facts, put together when it is over by somebody who has time.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -203,6 +202,18 @@ impl Flags {
         self.error || self.throttle || self.fault
     }
 
+    /// Those of a whole request. gRPC says in a trailer how it went, under a status of 200.
+    pub(super) fn of_request(status: Option<u16>, failure: Option<Failure>, grpc_status: Option<u32>) -> Self {
+        let mut flags = Self::of(status, failure);
+        match grpc_status {
+            None | Some(0) => {}
+            Some(8) => (flags.error, flags.throttle) = (true, true),
+            Some(2 | 4 | 12..=15) => flags.fault = true,
+            Some(_) => flags.error = true,
+        }
+        flags
+    }
+
     fn of(status: Option<u16>, failure: Option<Failure>) -> Self {
         let status = status.unwrap_or(0);
         let blame = failure.map(|failure| failure.blame);
@@ -215,30 +226,9 @@ impl Flags {
 }
 
 impl Record {
-    /// The segment's flags. gRPC says in a trailer how it went, under a status of 200.
+    /// The segment's flags.
     pub fn flags(&self) -> Flags {
-        let mut flags = Flags::of(self.status, self.failure);
-        match self.grpc_status {
-            None | Some(0) => {}
-            Some(8) => (flags.error, flags.throttle) = (true, true),
-            Some(2 | 4 | 12..=15) => flags.fault = true,
-            Some(_) => flags.error = true,
-        }
-        flags
-    }
-
-    /// About how many bytes of memory it holds.
-    pub fn weight(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(_, value)| 64 + value.len()).sum();
-        let annotations: usize = self.annotations.iter().map(|(_, value)| 64 + value.len()).sum();
-        let name = self.name.as_ref().map_or(0, String::len) + self.balancer.as_ref().map_or(0, String::len);
-        size_of::<Self>()
-            + self.url.len()
-            + self.user_agent.as_ref().map_or(0, HeaderValue::len)
-            + self.attempts.len() * size_of::<Call>()
-            + headers
-            + annotations
-            + name
+        Flags::of_request(self.status, self.failure, self.grpc_status)
     }
 }
 
