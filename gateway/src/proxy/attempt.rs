@@ -155,7 +155,7 @@ impl Message {
     /// Says whose fault it was.
     fn explain(&self, failure: Failure, reused: bool) -> Failure {
         match failure.fault {
-            _ if let Some(cause) = self.upload.fault() => Failure::new(Fault::Client, cause),
+            _ if let Some(fault) = self.upload.fault() => Failure::of_client(fault),
             Fault::Reset if reused => Failure { fault: Fault::Stale, ..failure },
             _ => failure,
         }

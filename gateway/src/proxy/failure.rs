@@ -10,6 +10,8 @@ pub(super) struct Failure {
     pub fault: Fault,
     /// What the client, the log and the metrics are told.
     pub cause: Cause,
+    /// What the client did wrong.
+    pub detail: Option<&'static str>,
 }
 
 /// What is known about what the instance did with the request.
@@ -34,16 +36,24 @@ pub(super) enum Fault {
 impl Failure {
     /// A fault and its cause.
     pub(super) fn new(fault: Fault, cause: Cause) -> Self {
-        Self { fault, cause }
+        Self { fault, cause, detail: None }
+    }
+
+    /// The client did not deliver the request.
+    pub(super) fn of_client((cause, detail): (Cause, Option<&'static str>)) -> Self {
+        Self { fault: Fault::Client, cause, detail }
     }
 }
 
 impl From<Failure> for Rejection {
     fn from(failure: Failure) -> Self {
-        let rejection = Rejection::new(failure.cause);
+        let mut rejection = Rejection::new(failure.cause);
+        if let Some(detail) = failure.detail {
+            rejection = rejection.detail(detail).note(detail);
+        }
         match failure {
             // The gateway did not wait in vain for an instance, but for the client.
-            Failure { fault: Fault::Client, cause: Cause::IdleTimeout } => {
+            Failure { fault: Fault::Client, cause: Cause::IdleTimeout, .. } => {
                 rejection.status(StatusCode::REQUEST_TIMEOUT)
             }
             _ => rejection,

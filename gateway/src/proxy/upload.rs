@@ -19,6 +19,8 @@ use portcullis_middleware::Cause;
 use tokio::time::Instant;
 use tower::BoxError;
 
+use crate::server::strict::Refusal;
+
 /// How much of a body is kept for another attempt.
 const KEEP: usize = 64 * 1024;
 
@@ -70,7 +72,7 @@ struct Source {
     /// The connection has room, and the client sends nothing.
     starved: bool,
     ended: bool,
-    fault: Option<Cause>,
+    fault: Option<(Cause, Option<&'static str>)>,
     moved: Instant,
 }
 
@@ -158,8 +160,8 @@ impl Upload {
         Some(Progress { over: source.ended, held: source.held, starved: source.starved, moved: source.moved })
     }
 
-    /// What the client did wrong with it, if anything.
-    pub(super) fn fault(&self) -> Option<Cause> {
+    /// What the client did wrong with it, if anything, and more about that, if there is more to say.
+    pub(super) fn fault(&self) -> Option<(Cause, Option<&'static str>)> {
         self.0.as_ref().and_then(|shared| shared.source().fault)
     }
 }
@@ -294,23 +296,25 @@ impl Source {
 }
 
 /// Whose fault it is that a request's body could not be read: never the instance's.
-fn blame(error: &(dyn Error + 'static)) -> Cause {
+fn blame(error: &(dyn Error + 'static)) -> (Cause, Option<&'static str>) {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.is::<LengthLimitError>() {
-            return Cause::BodyTooLarge;
+            return (Cause::BodyTooLarge, None);
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             use io::ErrorKind::{InvalidData, InvalidInput, TimedOut};
-            return match error.kind() {
+            let refusal = error.get_ref().and_then(|error| error.downcast_ref::<Refusal>());
+            let cause = match error.kind() {
                 InvalidData | InvalidInput => Cause::BadRequest,
                 TimedOut => Cause::IdleTimeout,
                 _ => Cause::ClientClosed,
             };
+            return (cause, refusal.map(|refusal| refusal.fault.sentence()));
         }
         next = error.source();
     }
-    Cause::ClientClosed
+    (Cause::ClientClosed, None)
 }
 
 impl Shared {

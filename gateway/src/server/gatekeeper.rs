@@ -298,3 +298,75 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
         self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn kept() -> (DuplexStream, Gatekeeper<DuplexStream>, Phase) {
+        let (client, io) = duplex(4096);
+        let phase = Phase::new();
+        (client, Gatekeeper::new(io, &Manners::default(), phase.clone(), Exit::new()), phase)
+    }
+
+    async fn read(keeper: &mut Gatekeeper<DuplexStream>) -> Vec<u8> {
+        let mut bytes = [0; 16];
+        let count = keeper.read(&mut bytes).await.unwrap();
+        bytes[..count].to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_head_is_read_once_it_is_whole_also_in_small_pieces_and_leaves_nothing_behind() {
+        let (mut client, mut keeper, _) = kept();
+        let head = b"GET / HTTP/1.1\r\nHost: somebody\r\n\r\n";
+        client.write_all(&head[..20]).await.unwrap();
+        assert_eq!(read(&mut keeper).now_or_never(), None);
+        client.write_all(&head[20..]).await.unwrap();
+        let mut came = Vec::new();
+        while came.len() < head.len() {
+            came.extend(read(&mut keeper).await);
+        }
+        assert_eq!(came, head);
+        assert_eq!(keeper.held.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn another_protocol_passes_as_it_is_once_both_agree_on_it() {
+        let (mut client, mut keeper, phase) = kept();
+        let asks = b"GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n";
+        client.write_all(&[&asks[..], b"\0early"].concat()).await.unwrap();
+        let mut came = Vec::new();
+        while came.len() < asks.len() {
+            came.extend(read(&mut keeper).await);
+        }
+        assert_eq!(came, asks);
+        assert_eq!(read(&mut keeper).now_or_never(), None, "nobody knows yet what it is");
+
+        phase.switch();
+        drop(phase.until_the_answer_ends(Body::empty()));
+        assert_eq!(read(&mut keeper).await, b"\0early");
+        client.write_all(b"\0\n\r").await.unwrap();
+        assert_eq!(read(&mut keeper).await, b"\0\n\r");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_is_woken_when_it_is_over() {
+        let (mut client, mut keeper, phase) = kept();
+        let (head, bad) = (b"GET /a HTTP/1.1\r\n", b"\0");
+        client.write_all(&[&head[..], b"\r\n", bad].concat()).await.unwrap();
+        let mut came = Vec::new();
+        while came.len() < head.len() + 2 {
+            came.extend(read(&mut keeper).await);
+        }
+        let answer = phase.until_the_answer_ends(Body::empty());
+        let reading = tokio::spawn(async move { read(&mut keeper).await });
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        drop(answer);
+        assert_eq!(reading.await.unwrap(), b"", "the reader is told that there is no more");
+    }
+}
