@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::mem;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -96,8 +96,9 @@ impl Message {
         let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
 
         // Once it may have been sent, another attempt follows only if it can bear being done twice.
-        let request = self.request(self.repeats && !turn.is_last);
-        let mut response = match self.wait(lease.connection(), request, &clocks).await {
+        let keep = self.repeats && !turn.is_last;
+        let reply = pin!(lease.connection().send(self.request(keep)));
+        let mut response = match self.wait(lease.connection(), reply, &clocks).await {
             Ok(response) => response,
             Err(Unanswered { failure, unsent }) => {
                 if let Some(unsent) = unsent {
@@ -126,15 +127,13 @@ impl Message {
         request
     }
 
-    /// Sends a request and waits for the head of its answer as long as something moves: first the request's body, then
-    /// the answer.
+    /// Waits for the head of the answer as long as something moves: first the request's body, then the answer.
     async fn wait(
         &self,
         connection: &mut Connection,
-        request: Outgoing,
+        mut reply: Pin<&mut impl Future<Output = Result<Reply, Unanswered>>>,
         clocks: &Clocks<'_>,
     ) -> Result<Reply, Unanswered> {
-        let mut reply = pin!(connection.send(request));
         poll_fn(|context| {
             loop {
                 let quiet = self.upload.is_over();
@@ -232,7 +231,9 @@ async fn connect(
     }
     let left = deadline.map_or(NEVER, |deadline| deadline.saturating_duration_since(Instant::now()));
     let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
-    timeout(left.min(timeouts.connect.unwrap_or(NEVER)), target.pool.open()).await.unwrap_or(Err(late))
+    // Boxed, so that the requests which find an open connection have no room for it.
+    let open = Box::pin(timeout(left.min(timeouts.connect.unwrap_or(NEVER)), target.pool.open()));
+    open.await.unwrap_or(Err(late))
 }
 
 /// The head of an answer, and what its body comes over.

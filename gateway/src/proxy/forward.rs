@@ -92,16 +92,28 @@ fn send(upstream: &Arc<Upstream>, terms: Terms, request: Request) -> Running {
             rehearsal(upstream, &terms, &exchange, request).unwrap_or_else(Rejection::into_response),
         );
     }
-    match upstream.table() {
-        Ok(table) => Running::boxed(async move {
-            exchange.settle_service(table.name().clone());
-            forward(&table, &terms, exchange, request).await.unwrap_or_else(Rejection::into_response)
+    match begin(upstream, &terms, &exchange, request) {
+        Ok((table, mut message)) => Running::boxed(async move {
+            forward(&table, &terms, &mut message).await.unwrap_or_else(Rejection::into_response)
         }),
-        Err(rejection) => {
-            exchange.settle_service(upstream.name().clone());
-            Running::ready(rejection.into_response())
-        }
+        Err(rejection) => Running::ready(rejection.into_response()),
     }
+}
+
+/// Finds out who is behind a service, and cleans the request's headers. What is done here and not in the future that
+/// follows need not be kept in it.
+fn begin(
+    upstream: &Arc<Upstream>,
+    terms: &Terms,
+    exchange: &Exchange,
+    mut request: Request,
+) -> Result<(Arc<Table>, Message), Rejection> {
+    let table = upstream.table().inspect_err(|_| exchange.settle_service(upstream.name().clone()))?;
+    exchange.settle_service(table.name().clone());
+    prepare(&mut request, exchange)?;
+    let (head, body) = request.into_parts();
+    let message = Message::new(exchange.clone(), head, body, terms.retry(table.policy()));
+    Ok((table, message))
 }
 
 fn rehearsal(
@@ -115,18 +127,9 @@ fn rehearsal(
     rehearse(upstream, terms.timeouts(policy), terms.retry(policy), request)
 }
 
-/// The story of a forwarded request: clean its headers, pick an instance, try, perhaps try another, stream back.
-async fn forward(
-    table: &Table,
-    terms: &Terms,
-    exchange: Exchange,
-    mut request: Request,
-) -> Result<Response, Rejection> {
+/// The story of a forwarded request: pick an instance, try, perhaps try another, stream back.
+async fn forward(table: &Table, terms: &Terms, message: &mut Message) -> Result<Response, Rejection> {
     let (timeouts, retry) = (terms.timeouts(table.policy()), terms.retry(table.policy()));
-    prepare(&mut request, &exchange)?;
-    let (head, body) = request.into_parts();
-    let mut message = Message::new(exchange, head, body, retry);
-
     let mut tried = Vec::new();
     let mut pause = false;
     loop {
@@ -137,15 +140,15 @@ async fn forward(
         let another = retry.attempts > tried.len() as u32 + 1;
         let turn = Turn { is_first: tried.is_empty(), is_last: !another };
         match message.send(table, next, &timeouts, turn).await {
-            Ok(answer) if another && is_unwelcome(retry, &message, answer.status()) => {
+            Ok(answer) if another && is_unwelcome(retry, message, answer.status()) => {
                 answer.discard();
                 pause = true;
             }
             Ok(answer) => {
                 message.upload.settle();
-                return Ok(answer.stream(message.upload, timeouts.idle));
+                return Ok(answer.stream(message.upload.clone(), timeouts.idle));
             }
-            Err(failure) if another && is_harmless(retry, &message, failure) => pause = false,
+            Err(failure) if another && is_harmless(retry, message, failure) => pause = false,
             Err(failure) => return Err(failure.into()),
         }
         tried.push(next);

@@ -28,6 +28,9 @@ use crate::wire::Wire;
 /// How much larger a head hyper takes than the gatekeeper, so that it is never the one who refuses.
 const SLACK: usize = 64;
 
+/// How many headers hyper takes unless it is told otherwise.
+const DEFAULT_HEADERS: usize = 100;
+
 /// How much hyper may read at a time beyond a head.
 const READ_AHEAD: usize = 408 * 1024;
 
@@ -54,12 +57,16 @@ where
     let (phase, exit) = (Phase::new(), Exit::new());
     let io = Gatekeeper::new(stream, manners, phase.clone(), exit.clone());
     let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
-    let connection = http1::Builder::new()
+    let mut http1 = http1::Builder::new();
+    // Told a number, hyper makes room for that many headers anew at every request.
+    if manners.headers > DEFAULT_HEADERS {
+        http1.max_headers(manners.headers);
+    }
+    let connection = http1
         .timer(TokioTimer::new())
         // The gatekeeper knows an idle connection from a slow head; hyper's single clock does not.
         .header_read_timeout(None)
         // Limits are the gatekeeper's as well, who says what was wrong. hyper's are only a little wider.
-        .max_headers(manners.headers)
         .max_header_size(manners.header_size + SLACK)
         .max_buf_size(manners.header_size + READ_AHEAD)
         // A client that closes its side has left: what it asked for is cancelled.
