@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use portcullis::app::App;
+use portcullis::explain::Asked;
 use portcullis::{Gateway, Plugins, plugins};
 use portcullis_middleware::prelude::*;
 use portcullis_middleware::tls::SubjectName;
@@ -539,6 +540,36 @@ async fn curl_gets_its_answer() {
         tokio::task::spawn_blocking(move || (curl(&["--cert", "me.pem", "--key", "me.key"]), curl(&[]))).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&good.stdout), "hello 200 0", "{}", String::from_utf8_lossy(&good.stderr));
     assert!(!bad.status.success());
+}
+
+#[tokio::test]
+async fn explain_knows_what_the_handshake_would_have_established() {
+    let stage = Stage::new();
+    let (both, _) = stage.certificate("both", &["open.example", "guarded.example"]);
+    let (_, ca) = stage.clients("clients.pem");
+    let file = [
+        listener("web", &format!("hosts = [\"open.example\"]\ntls = {{ certificates = [{both}] }}")),
+        listener(
+            "guarded",
+            &format!("hosts = [\"guarded.example\"]\ntls = {{ certificates = [{both}], client_ca = \"{ca}\" }}"),
+        ),
+        "[[route]]\nredirect = { path = \"/new\" }\n".to_owned(),
+    ];
+    let (plan, faults) = Gateway::new(plugins()).plan_text("gateway.toml", &file.concat());
+    let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
+    for host in ["open.example", "guarded.example"] {
+        let asked = Asked {
+            method: "GET".into(),
+            url: format!("https://{host}:8443/old"),
+            headers: Vec::new(),
+            client: None,
+            listener: Some("web".into()),
+        };
+        let explained = portcullis::explain::explain(&plan, &asked).await.unwrap();
+        let told = serde_json::to_value(&explained).unwrap();
+        assert_eq!(told["answer"]["status"], 302, "{told:#}");
+        assert!(told.to_string().contains(&format!("https://{host}:8443/new")), "{told:#}");
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use portcullis::{Gateway, plugins};
 use rustls::DEFAULT_VERSIONS;
 use rustls::version::TLS12;
 use support::gateway::Running;
-use support::pki::{Authority, SecureInstance, replace};
-use support::{Fake, nobody};
+use support::pki::{Authority, SecureInstance, TlsClient, replace};
+use support::{Fake, Wire, nobody};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -121,6 +121,44 @@ async fn another_instance_takes_what_one_could_not_be_trusted_with() {
     for _ in 0..4 {
         // Nothing was sent to the other, so it does not matter that a POST may not be done twice.
         assert_eq!(gateway.send("POST", "/", &[]).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn long_bodies_pass_over_tls_on_both_sides() {
+    let (directory, authority) = (TempDir::new().unwrap(), Authority::new("internal"));
+    let ca = ca(directory.path(), &authority);
+    let instance = SecureInstance::start(&authority.issue(&[]), DEFAULT_VERSIONS, None).await;
+    let certificate = authority.issue(&["a.example"]).write(directory.path(), "site");
+    let file = format!(
+        "access_log = {{ output = \"off\" }}\n[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificates = [{certificate}] }}\n{}",
+        service(&format!("\"{}\"", instance.address), &format!("tls = {{ {ca} }}"))
+    );
+    let gateway = Running::start_whole(&file).await;
+    let mut client = TlsClient::new(&authority).connect(gateway.address, "a.example").await.unwrap();
+    for length in [0, 1, 16 * 1024, 16 * 1024 + 1, 3 << 20] {
+        let body: Vec<u8> = (0..length).map(|index: u32| index.to_le_bytes()[0] ^ index.to_le_bytes()[1]).collect();
+        let echoed = client.post("a.example", "/", &body).await.unwrap();
+        assert!(echoed.starts_with(b"POST / HTTP/1.1\r\n"));
+        assert!(echoed.ends_with(&body), "{length} bytes come back as they went");
+    }
+    assert_eq!(instance.seen().len(), 1, "over one connection");
+}
+
+#[tokio::test]
+async fn an_answer_that_an_attacker_could_have_cut_is_visibly_broken() {
+    let (directory, authority) = (TempDir::new().unwrap(), Authority::new("internal"));
+    let ca = ca(directory.path(), &authority);
+    // It says no length, so its end is the connection's; and only TLS' own farewell says that this is it.
+    for farewell in [true, false] {
+        let answer = "HTTP/1.1 200 OK\r\n\r\nall there is";
+        let address = SecureInstance::closing(&authority.issue(&[]), answer, farewell).await;
+        let gateway = Running::start(&service(&format!("\"{address}\""), &format!("tls = {{ {ca} }}"))).await;
+        let mut wire = Wire::connect(gateway.address).await;
+        wire.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        let answer = String::from_utf8(wire.rest().await).unwrap();
+        assert_eq!(answer.ends_with("all there is\r\n0\r\n\r\n"), farewell, "{answer:?}");
     }
 }
 

@@ -41,10 +41,12 @@ pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, app
     let Some(tls) = application.tls() else {
         return exchange(stream, peer, application, &manners, &server.stop).await;
     };
-    if let Some(Accepted { stream, secured }) = server.handshakes.shake(&tls, stream, &peer, &manners).await {
-        drop(tls);
+    // Both are boxed: a connection without TLS has no room for them, and one with TLS none for its handshake.
+    let shaken = Box::pin(server.handshakes.shake(&tls, stream, &peer, &manners)).await;
+    drop(tls);
+    if let Some(Accepted { stream, secured }) = shaken {
         peer.tls = Some(Arc::new(secured));
-        exchange(stream, peer, application, &manners, &server.stop).await;
+        Box::pin(exchange(stream, peer, application, &manners, &server.stop)).await;
     }
 }
 

@@ -168,6 +168,33 @@ impl Secure {
         }
     }
 
+    /// Sends a body, and reads the answer's as long as it says it is.
+    pub async fn post(&mut self, host: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n\r\n", body.len());
+        let (mut from, mut to) = tokio::io::split(&mut self.0);
+        let sending = async {
+            to.write_all(head.as_bytes()).await?;
+            to.write_all(body).await?;
+            to.flush().await
+        };
+        let reading = async {
+            let mut answer = Vec::new();
+            loop {
+                if let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
+                    let length = super::content_length(&String::from_utf8_lossy(&answer[..end + 2]));
+                    answer.drain(..end + 4);
+                    while answer.len() < length && from.read_buf(&mut answer).await? > 0 {}
+                    return Ok(answer);
+                }
+                if from.read_buf(&mut answer).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        };
+        let (sent, answer) = tokio::join!(sending, reading);
+        sent.and(answer)
+    }
+
     /// Whether the other end has closed it.
     pub async fn is_over(&mut self) -> bool {
         self.0.read_u8().await.is_err()
@@ -195,7 +222,7 @@ pub struct SecureInstance {
 }
 
 impl SecureInstance {
-    /// One that answers every request with its path and headers. With `clients`, it asks for a certificate.
+    /// One that answers every request with its head and body. With `clients`, it asks for a certificate.
     pub async fn start(
         issued: &Issued,
         versions: &[&'static SupportedProtocolVersion],
@@ -226,19 +253,44 @@ impl SecureInstance {
                     noted.lock().unwrap().push((name, connection.peer_certificates().is_some()));
                     let mut read = Vec::new();
                     while stream.read_buf(&mut read).await.unwrap_or(0) > 0 {
-                        while let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-                            let head: Vec<u8> = read.drain(..end + 4).collect();
-                            let length = head.len();
-                            let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into(), head];
-                            if stream.write_all(&answer.concat()).await.is_err() {
-                                return;
-                            }
+                        let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+                        let length = end + 4 + super::content_length(&String::from_utf8_lossy(&read[..end + 2]));
+                        while read.len() < length && stream.read_buf(&mut read).await.unwrap_or(0) > 0 {}
+                        let request: Vec<u8> = read.drain(..length).collect();
+                        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                        if stream.write_all(&[head.as_bytes(), &request].concat()).await.is_err() {
+                            return;
                         }
                     }
                 });
             }
         });
         Self { address, seen }
+    }
+
+    /// One that answers with this, whatever is asked, and then closes the connection, with TLS' farewell or without.
+    pub async fn closing(issued: &Issued, answer: &'static str, farewell: bool) -> SocketAddr {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+        let config = builder.unwrap().with_no_client_auth().with_single_cert(vec![issued.der()], issued.key()).unwrap();
+        let (acceptor, socket) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let Ok(mut stream) = acceptor.accept(socket.accept().await.unwrap().0).await else { continue };
+                let mut read = Vec::new();
+                while !read.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut read).await.unwrap();
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+                if farewell {
+                    stream.shutdown().await.unwrap();
+                }
+                stream.into_inner().0.shutdown().await.unwrap();
+            }
+        });
+        address
     }
 
     pub fn seen(&self) -> Vec<(Option<String>, bool)> {
