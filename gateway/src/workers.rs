@@ -6,7 +6,7 @@
 //! [`App`](crate::app::App) was started.
 //!
 //! The workers of an address accept from one socket, so whoever has time takes the next connection. One that has more
-//! connections than another passes on what it accepted: [`Crew::spread`].
+//! connections than another passes on what it accepted.
 
 use std::io;
 use std::net::SocketAddr;
