@@ -1,5 +1,19 @@
 //! Connections by number. The number is their token in epoll.
 
+use std::io::{self, ErrorKind};
+
+use mio::{Events, Poll};
+
+/// Waits for something to happen.
+pub fn wait(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
+    loop {
+        match poll.poll(events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            waited => return waited,
+        }
+    }
+}
+
 /// A place that was freed is used again. An event that was already fetched for its former tenant then reaches the new
 /// one, which does no harm: it reads or writes, and finds that there is nothing to do.
 pub struct Connections<T> {

@@ -10,7 +10,7 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::connections::Connections;
+use crate::connections::{Connections, wait};
 
 const LISTENER: Token = Token(usize::MAX);
 const AT_ONCE: usize = 64 * 1024;
@@ -41,12 +41,7 @@ pub fn run(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; AT_ONCE];
     loop {
-        if let Err(error) = poll.poll(&mut events, None) {
-            if error.kind() == ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(error);
-        }
+        wait(&mut poll, &mut events)?;
         for event in &events {
             if event.token() == LISTENER {
                 accept(&listener, upstream, &poll, &mut pairs)?;

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::connections::Connections;
+use crate::connections::{Connections, wait};
 
 const LISTENER: Token = Token(usize::MAX);
 const LARGEST_HEAD: usize = 64 * 1024;
@@ -50,12 +50,7 @@ pub fn run(listen: SocketAddr) -> io::Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; LARGEST_HEAD];
     loop {
-        if let Err(error) = poll.poll(&mut events, None) {
-            if error.kind() == ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(error);
-        }
+        wait(&mut poll, &mut events)?;
         for event in &events {
             if event.token() == LISTENER {
                 answers.accepted += accept(&listener, &poll, &mut connections)?;
