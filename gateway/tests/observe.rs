@@ -1,88 +1,15 @@
 //! What is remembered of requests: the access log's lines and the numbers, driven from the file to the bytes.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use portcullis::Gateway;
-use portcullis::edge::Edge;
-use portcullis::workers::Workers;
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio::runtime::Handle;
-
 mod support;
-use support::{Fake, Wire};
-
-/// A gateway whose access log goes to a file.
-struct Running {
-    gateway: Gateway,
-    address: std::net::SocketAddr,
-    log: PathBuf,
-    _folder: TempDir,
-}
-
-impl Running {
-    /// Serves what the text says, after a listener and a log.
-    async fn with(text: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("access.log");
-        let text = format!(
-            "access_log = {{ output = {{ file = \"{}\" }} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{text}",
-            log.display()
-        );
-        let gateway = Gateway::new(portcullis::plugins());
-        let (plan, faults) = gateway.plan_text("test.toml", &text);
-        let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
-        let door = plan.doors().next().unwrap().clone();
-        let workers = Workers::here();
-        let socket = workers.bind(door.address, &["web"]).unwrap();
-        let address = socket.address();
-        gateway.go_live(plan, &Handle::current()).unwrap();
-        workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
-        Self { gateway, address, log, _folder: folder }
-    }
-
-    /// One route to one instance.
-    async fn before(fake: &Fake) -> Self {
-        let route = "[[route]]\nname = \"all\"\nmatch = { path = { prefix = \"/\" } }\nservice = \"orders\"\n";
-        Self::with(&format!("[service.orders]\ninstances = [\"{}\"]\n{route}", fake.address)).await
-    }
-
-    async fn connect(&self) -> Wire {
-        Wire::connect(self.address).await
-    }
-
-    /// The first lines of the log, as soon as there are so many.
-    async fn lines(&self, count: usize) -> Vec<Value> {
-        loop {
-            self.gateway.observer().flush().await;
-            let text = std::fs::read_to_string(&self.log).unwrap();
-            if text.lines().count() >= count {
-                assert_eq!(text.lines().count(), count, "{text}");
-                return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn line(&self) -> Value {
-        self.lines(1).await.remove(0)
-    }
-
-    /// The value of a number, by its name and labels.
-    fn number(&self, name: &str) -> Option<f64> {
-        let page = self.gateway.metrics();
-        let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
-        Some(line.rsplit_once(' ')?.1.parse().unwrap())
-    }
-}
+use support::Fake;
+use support::logged::Logged;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn a_request_is_one_line_with_everything_in_it() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("POST /cart?secret=1 HTTP/1.1\r\nhost: Shop.example:81\r\ncontent-length: 4\r\n\r\nbody").await;
     fake.accept().await.answer(OK).await;
@@ -132,7 +59,7 @@ async fn a_request_is_one_line_with_everything_in_it() {
 
 #[tokio::test]
 async fn whatever_a_request_contains_its_line_is_one_line() {
-    let gateway = Running::with("[[route]]\nmatch = { path = \"/only\" }\nrespond = { status = 200 }\n").await;
+    let gateway = Logged::with("[[route]]\nmatch = { path = \"/only\" }\nrespond = { status = 200 }\n").await;
     let mut client = gateway.connect().await;
     client.put("GET /%0a{\"status\":200}%22,\u{e4}\u{2028}\\ HTTP/1.1\r\nhost: a\r\n\r\n").await;
     client.head().await;
@@ -145,7 +72,7 @@ async fn whatever_a_request_contains_its_line_is_one_line() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_is_remembered_once() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut wire = fake.accept().await;
@@ -165,7 +92,7 @@ async fn a_client_that_leaves_in_the_middle_is_remembered_once() {
 #[tokio::test]
 async fn a_client_that_leaves_before_its_answer_is_a_499() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut wire = fake.accept().await;
@@ -180,7 +107,7 @@ async fn a_client_that_leaves_before_its_answer_is_a_499() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_says_why_and_breaks_for_the_client() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -194,7 +121,7 @@ async fn an_answer_that_breaks_off_says_why_and_breaks_for_the_client() {
         let rest = client.rest().await;
         assert!(!rest.ends_with(b"0\r\n\r\n"), "it must not end well");
     }
-    for line in gateway.lines(2).await {
+    for line in gateway.first_lines(2).await {
         assert_eq!((&line["status"], &line["cause"]), (&200.into(), &"reset_after_headers".into()), "{line}");
     }
 }
@@ -204,7 +131,7 @@ async fn every_try_is_listed_if_there_was_more_than_one() {
     let (gone, fake) = (support::nobody().await, Fake::new().await);
     let route = "[[route]]\nmatch = { path = \"/\" }\nservice = \"orders\"\n";
     let gateway =
-        Running::with(&format!("[service.orders]\ninstances = [\"{gone}\", \"{}\"]\n{route}", fake.address)).await;
+        Logged::with(&format!("[service.orders]\ninstances = [\"{gone}\", \"{}\"]\n{route}", fake.address)).await;
     let address = fake.address.to_string();
     tokio::spawn(fake.answer(OK));
     for _ in 0..2 {
@@ -212,7 +139,7 @@ async fn every_try_is_listed_if_there_was_more_than_one() {
         client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         client.take_until("ok").await;
     }
-    let lines = gateway.lines(2).await;
+    let lines = gateway.first_lines(2).await;
     assert!(lines.iter().all(|line| line["instance"] == *address && line["status"] == 200), "{lines:?}");
     let line = lines.iter().find(|line| line["attempts"] == 2).unwrap();
     assert_eq!(line["tries"][0]["cause"], "connect_refused", "{line}");
@@ -222,7 +149,7 @@ async fn every_try_is_listed_if_there_was_more_than_one() {
 #[tokio::test]
 async fn answers_without_a_body_are_complete() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut wire = fake.accept().await;
@@ -235,7 +162,7 @@ async fn answers_without_a_body_are_complete() {
     client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     wire.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 204 No Content\r\n"));
-    for line in gateway.lines(3).await {
+    for line in gateway.first_lines(3).await {
         assert!(line.get("cause").is_none() && line["bytes_out"] == 0, "{line}");
     }
 }
@@ -245,7 +172,7 @@ async fn an_answer_that_ends_with_trailers_is_complete() {
     // The server does not ask for more after trailers: these answers were logged as `client_closed`, and the
     // connections to the instance were thrown away.
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     let chunked =
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 9\r\n\r\n";
@@ -256,7 +183,7 @@ async fn an_answer_that_ends_with_trailers_is_complete() {
     client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     wire.answer(chunked).await;
     client.take_until("0\r\n\r\n").await;
-    for line in gateway.lines(2).await {
+    for line in gateway.first_lines(2).await {
         assert!(line.get("cause").is_none() && line["bytes_out"] == 2, "{line}");
     }
 }
@@ -264,13 +191,13 @@ async fn an_answer_that_ends_with_trailers_is_complete() {
 #[tokio::test]
 async fn methods_that_nobody_knows_share_a_label() {
     let gateway =
-        Running::with("[[route]]\nname = \"it\"\nmatch = { path = \"/\" }\nrespond = { status = 200 }\n").await;
+        Logged::with("[[route]]\nname = \"it\"\nmatch = { path = \"/\" }\nrespond = { status = 200 }\n").await;
     for method in ["BREW", "X-1", "PATCH"] {
         let mut client = gateway.connect().await;
         client.put(format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n")).await;
         client.head().await;
     }
-    let methods: Vec<_> = gateway.lines(3).await.into_iter().map(|line| line["method"].clone()).collect();
+    let methods: Vec<_> = gateway.first_lines(3).await.into_iter().map(|line| line["method"].clone()).collect();
     assert_eq!(methods, ["BREW", "X-1", "PATCH"]);
     let labels = |method| {
         format!(
@@ -284,7 +211,7 @@ async fn methods_that_nobody_knows_share_a_label() {
 #[tokio::test]
 async fn what_a_client_names_in_connection_cannot_undo_what_we_add() {
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: x-forwarded-for, x-real-ip, close\r\nx-forwarded-for: 1.1.1.1\r\n\r\n").await;
     let head = fake.accept().await.answer(OK).await;
@@ -298,7 +225,7 @@ async fn what_a_client_names_in_connection_cannot_undo_what_we_add() {
 async fn every_number_and_every_key_is_documented() {
     let page = include_str!("../../docs/observing.md");
     let fake = Fake::new().await;
-    let gateway = Running::before(&fake).await;
+    let gateway = Logged::before(fake.address, "").await;
     let mut client = gateway.connect().await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     fake.accept().await.answer(OK).await;

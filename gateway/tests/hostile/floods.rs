@@ -7,7 +7,7 @@ const LIMITS: &str = "limits = { request_line = \"1KiB\", header_size = \"4KiB\"
 #[tokio::test]
 async fn what_is_over_a_limit_is_refused_as_soon_as_that_is_clear() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, LIMITS).await;
+    let target = Logged::before(fake.address, LIMITS).await;
     let long = "a".repeat(8 << 10);
     for (bytes, status, cause) in [
         (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414, "uri_too_long"),
@@ -31,7 +31,7 @@ async fn what_is_over_a_limit_is_refused_as_soon_as_that_is_clear() {
 #[tokio::test]
 async fn the_client_hears_the_refusal_though_it_has_more_to_say() {
     // A socket that is closed while bytes in it are unread sends a reset, and the answer before it is lost.
-    let target = Target::before(support::nobody().await, LIMITS).await;
+    let target = Logged::before(support::nobody().await, LIMITS).await;
     for _ in 0..20 {
         let mut client = target.connect().await;
         let _ = client.try_put(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(128 << 10))).await;
@@ -42,7 +42,7 @@ async fn the_client_hears_the_refusal_though_it_has_more_to_say() {
 #[tokio::test]
 async fn what_is_just_within_the_limits_is_served() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, LIMITS).await;
+    let target = Logged::before(witness.address, LIMITS).await;
     let mut client = target.connect().await;
     client.put(format!("GET /{} HTTP/1.1\r\nHost: a\r\n{}\r\n", "a".repeat(1000), "X: y\r\n".repeat(9))).await;
     client.take_until("\r\n\r\nok").await;

@@ -33,7 +33,7 @@ const GADGETS: &[(&str, u16, &str)] = &[
 #[tokio::test]
 async fn each_is_refused_with_an_answer_and_one_line_and_goes_nowhere() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "").await;
+    let target = Logged::before(fake.address, "").await;
     for (number, (gadget, status, what)) in GADGETS.iter().enumerate() {
         let mut client = target.connect().await;
         client.put(gadget).await;
@@ -49,7 +49,9 @@ async fn each_is_refused_with_an_answer_and_one_line_and_goes_nowhere() {
     }
     assert!(!fake.is_wanted().await, "something went upstream");
     assert_eq!(
-        target.counted(400, "bad_request") + target.counted(505, "bad_request") + target.counted(501, "bad_request"),
+        counted(&target, 400, "bad_request")
+            + counted(&target, 505, "bad_request")
+            + counted(&target, 501, "bad_request"),
         GADGETS.len() as f64
     );
 }
@@ -57,7 +59,7 @@ async fn each_is_refused_with_an_answer_and_one_line_and_goes_nowhere() {
 #[tokio::test]
 async fn a_byte_at_a_time_they_fare_no_better() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "").await;
+    let target = Logged::before(fake.address, "").await;
     for (gadget, status, _) in GADGETS {
         let mut client = target.connect().await;
         for byte in gadget.as_bytes() {
@@ -73,7 +75,7 @@ async fn a_byte_at_a_time_they_fare_no_better() {
 #[tokio::test]
 async fn behind_a_good_request_one_waits_for_its_answer_and_is_refused_then() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "").await;
+    let target = Logged::before(fake.address, "").await;
     for (gadget, status, _) in GADGETS {
         let mut client = target.connect().await;
         client.put(format!("GET /first HTTP/1.1\r\nHost: a\r\n\r\n{gadget}")).await;
@@ -92,7 +94,7 @@ async fn behind_a_good_request_one_waits_for_its_answer_and_is_refused_then() {
 #[tokio::test]
 async fn nothing_behind_the_last_answer_of_a_connection_is_answered() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     let mut client = target.connect().await;
     client.put("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n\0garbage").await;
     let answer = String::from_utf8(client.rest().await).unwrap();
@@ -102,7 +104,7 @@ async fn nothing_behind_the_last_answer_of_a_connection_is_answered() {
 
 #[tokio::test]
 async fn a_log_line_stays_one_line_whatever_was_sent() {
-    let target = Target::before(support::nobody().await, "").await;
+    let target = Logged::before(support::nobody().await, "").await;
     let mut client = target.connect().await;
     client.put("GET /\u{1b}[31m\"}\u{2028}{\"status\":200 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(refused(&mut client).await, (400, "bad_request".into()));
@@ -115,7 +117,7 @@ async fn a_log_line_stays_one_line_whatever_was_sent() {
 #[tokio::test]
 async fn a_chunk_that_is_malformed_breaks_the_request_at_both_ends() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "").await;
+    let target = Logged::before(fake.address, "").await;
     for broken in
         ["0x5\r\n", "5 \r\nabcde\r\n", "5;\r\nabcde\r\n", "5\nabcde\r\n", "5\r\nabcdeX", "0\r\nHost: b\r\n\r\n"]
     {
@@ -139,7 +141,7 @@ async fn a_chunk_that_is_malformed_breaks_the_request_at_both_ends() {
 #[tokio::test]
 async fn who_asks_for_another_protocol_and_gets_an_answer_goes_on_in_this_one() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     let mut client = target.connect().await;
     let asks = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     client.put(format!("{asks}GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;

@@ -13,75 +13,20 @@ mod truncation;
 mod support;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use portcullis::Gateway;
-use portcullis::edge::Edge;
-use portcullis::workers::Workers;
 use serde_json::Value;
+use support::logged::Logged;
 use support::{Fake, Wire, content_length, header};
-use tempfile::TempDir;
-use tokio::runtime::Handle;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// A gateway under attack, with one instance behind it.
-struct Target {
-    gateway: Gateway,
-    address: SocketAddr,
-    log: PathBuf,
-    _folder: TempDir,
-}
-
-impl Target {
-    /// All paths lead to the instance. `settings` are the listener's.
-    async fn before(instance: SocketAddr, settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("access.log");
-        let text = format!(
-            "access_log = {{ output = {{ file = \"{}\" }} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{settings}\n\
-             [service.orders]\ninstances = [\"{instance}\"]\n\
-             [[route]]\nname = \"all\"\nmatch = {{ path = {{ prefix = \"/\" }} }}\nservice = \"orders\"\n",
-            log.display()
-        );
-        let gateway = Gateway::new(portcullis::plugins());
-        let (plan, faults) = gateway.plan_text("test.toml", &text);
-        let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
-        let door = plan.doors().next().unwrap().clone();
-        let workers = Workers::here();
-        let socket = workers.bind(door.address, &["web"]).unwrap();
-        let address = socket.address();
-        gateway.go_live(plan, &Handle::current()).unwrap();
-        workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
-        Self { gateway, address, log, _folder: folder }
-    }
-
-    async fn connect(&self) -> Wire {
-        Wire::connect(self.address).await
-    }
-
-    /// All lines of the log so far.
-    async fn lines(&self) -> Vec<Value> {
-        self.gateway.observer().flush().await;
-        let text = std::fs::read_to_string(&self.log).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// The only line of the log.
-    async fn line(&self) -> Value {
-        let mut lines = self.lines().await;
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        lines.remove(0)
-    }
-
-    /// Requests counted with this status and cause.
-    fn counted(&self, status: u16, cause: &str) -> f64 {
-        let labels = format!("code=\"{status}\",cause=\"{cause}\"");
-        let page = self.gateway.metrics();
-        let rows = page.lines().filter(|line| line.starts_with("portcullis_requests_total{") && line.contains(&labels));
-        rows.map(|row| row.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
-    }
+/// Requests counted with this status and cause.
+fn counted(target: &Logged, status: u16, cause: &str) -> f64 {
+    let labels = format!("code=\"{status}\",cause=\"{cause}\"");
+    let page = target.gateway.metrics();
+    let rows = page.lines().filter(|line| line.starts_with("portcullis_requests_total{") && line.contains(&labels));
+    rows.map(|row| row.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
 /// An instance that takes whatever comes and keeps the heads of it.

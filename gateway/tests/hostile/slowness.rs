@@ -11,7 +11,7 @@ const HALF: &str = "GET /half HTTP/1.1\r\nHost: a\r\nX: ";
 #[tokio::test(start_paused = true)]
 async fn half_a_head_is_answered_with_408_when_its_time_is_over() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "timeouts = { header = \"10s\" }").await;
+    let target = Logged::before(fake.address, "timeouts = { header = \"10s\" }").await;
     let begin = Instant::now();
     let mut client = target.connect().await;
     client.put(HALF).await;
@@ -23,13 +23,13 @@ async fn half_a_head_is_answered_with_408_when_its_time_is_over() {
         (&"header_timeout".into(), &"GET".into(), &"/half".into()),
         "{line}"
     );
-    assert_eq!(target.counted(408, "header_timeout"), 1.0);
+    assert_eq!(counted(&target, 408, "header_timeout"), 1.0);
     assert!(!fake.is_wanted().await, "something went upstream");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_byte_now_and_then_buys_no_time() {
-    let target = Target::before(support::nobody().await, "timeouts = { header = \"10s\" }").await;
+    let target = Logged::before(support::nobody().await, "timeouts = { header = \"10s\" }").await;
     let begin = Instant::now();
     let mut client = target.connect().await;
     client.put(HALF).await;
@@ -45,7 +45,7 @@ async fn a_byte_now_and_then_buys_no_time() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_says_nothing_is_let_go_without_a_word() {
-    let target = Target::before(support::nobody().await, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
+    let target = Logged::before(support::nobody().await, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
     for said in ["", "\r\n"] {
         let begin = Instant::now();
         let mut client = target.connect().await;
@@ -60,7 +60,7 @@ async fn whoever_says_nothing_is_let_go_without_a_word() {
 async fn a_connection_that_rests_after_an_answer_is_closed_too() {
     // The clock of idle connections was set when somebody asked for bytes, and after an answer from upstream nobody did.
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "timeouts = { idle = \"30s\" }").await;
+    let target = Logged::before(witness.address, "timeouts = { idle = \"30s\" }").await;
     let mut client = target.connect().await;
     for _ in 0..3 {
         client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -76,7 +76,7 @@ async fn a_connection_that_rests_after_an_answer_is_closed_too() {
 #[tokio::test(start_paused = true)]
 async fn half_a_head_behind_a_request_waits_for_the_answer_and_is_timed_then() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
+    let target = Logged::before(fake.address, "timeouts = { header = \"10s\", idle = \"30s\" }").await;
     let mut client = target.connect().await;
     client.put(format!("GET /first HTTP/1.1\r\nHost: a\r\n\r\n{HALF}")).await;
     let mut instance = fake.accept().await;
@@ -91,7 +91,7 @@ async fn half_a_head_behind_a_request_waits_for_the_answer_and_is_timed_then() {
 #[tokio::test]
 async fn a_head_that_comes_byte_by_byte_in_time_is_as_good_as_any() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     let mut client = target.connect().await;
     let requests = "\r\nPOST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
                     POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n\

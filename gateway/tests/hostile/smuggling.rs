@@ -66,7 +66,7 @@ const VALUES: &[&str] = &[
 #[tokio::test]
 async fn no_obfuscated_coding_makes_two_requests_of_one() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     let mut passed = 0;
     for name in NAMES {
         for value in VALUES {
@@ -101,7 +101,7 @@ async fn no_obfuscated_coding_makes_two_requests_of_one() {
 #[tokio::test]
 async fn no_odd_length_makes_two_requests_of_one() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     let whole = HIDDEN.len();
     let mut passed = 0;
     for lines in [
@@ -146,7 +146,7 @@ async fn no_odd_length_makes_two_requests_of_one() {
 #[tokio::test]
 async fn a_body_nobody_wants_is_not_the_next_request() {
     // CL.0: a fixed answer reads no body, and the body must not be taken for what comes after it.
-    let target = Target::before(support::nobody().await, "").await;
+    let target = Logged::before(support::nobody().await, "").await;
     let mut client = target.connect().await;
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     client.put(format!("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len())).await;

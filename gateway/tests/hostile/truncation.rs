@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_head_that_stops_anywhere_is_refused_and_goes_nowhere() {
     let fake = Fake::new().await;
-    let target = Target::before(fake.address, "").await;
+    let target = Logged::before(fake.address, "").await;
     let head = "POST /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n";
     for end in 1..head.len() {
         let mut client = target.connect().await;
@@ -28,7 +28,7 @@ async fn a_head_that_stops_anywhere_is_refused_and_goes_nowhere() {
 #[tokio::test]
 async fn a_body_that_stops_anywhere_never_looks_whole() {
     let witness = Witness::new().await;
-    let target = Target::before(witness.address, "").await;
+    let target = Logged::before(witness.address, "").await;
     for (head, body) in [
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n", "abcdefghijkl"),
         (

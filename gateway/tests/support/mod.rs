@@ -4,6 +4,7 @@
 
 pub mod echo;
 pub mod gateway;
+pub mod logged;
 pub mod pki;
 pub mod proxy;
 
