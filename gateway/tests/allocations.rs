@@ -11,12 +11,13 @@ use http_body_util::BodyExt;
 use portcullis::Gateway;
 use portcullis::observe::Observer;
 use portcullis_middleware::exchange::Arrival;
-use portcullis_middleware::{Client, Exchange, Origin, Request, RouteInfo};
+use portcullis_middleware::testing::arrival;
+use portcullis_middleware::{Exchange, Request, RouteInfo};
 use tokio::runtime::Handle;
 
 /// What a plan knows before the request comes.
 struct Known {
-    listener: Arc<str>,
+    arrival: Arrival,
     route: Arc<RouteInfo>,
     service: Arc<str>,
     instance: Arc<str>,
@@ -26,7 +27,7 @@ struct Known {
 impl Known {
     fn new() -> Self {
         Self {
-            listener: "web".into(),
+            arrival: arrival("203.0.113.9"),
             route: Arc::new(RouteInfo { name: "all".into(), place: Default::default() }),
             service: "orders".into(),
             instance: "10.0.0.7:9001".into(),
@@ -35,13 +36,7 @@ impl Known {
     }
 
     fn exchange(&self, request: &Request) -> Exchange {
-        let ip = [203, 0, 113, 9].into();
-        let client = Client { ip, origin: Origin::Peer, peer: (ip, 50000).into(), peer_is_trusted: false };
-        let listener = self.listener.clone();
-        Exchange::new(
-            Arrival { client: Some(client), listener, port: Some(80), scheme: "http", tls: None, rehearsal: false },
-            request,
-        )
+        Exchange::new(self.arrival.clone(), request)
     }
 
     /// From the watch's begin to its end, one attempt in between and a body at the end.

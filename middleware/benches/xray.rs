@@ -4,7 +4,7 @@
 //! the same chain with a middleware that does nothing.
 
 use std::hint::black_box;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,16 +12,15 @@ use divan::{AllocProfiler, Bencher};
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::BodyExt;
-use portcullis_middleware::exchange::Arrival;
 use portcullis_middleware::layer::hop;
-use portcullis_middleware::testing::Setting;
+use portcullis_middleware::testing::{Setting, arrival};
 use portcullis_middleware::xray::XRay;
 use portcullis_middleware::xray::document::Datagrams;
 use portcullis_middleware::xray::header::{self, Extras};
 use portcullis_middleware::xray::ids::{SpanId, TraceId};
 use portcullis_middleware::xray::record::{Call, Profile, Record, Span, Value};
 use portcullis_middleware::xray::sampling::{LocalRule, Rate, Sampler};
-use portcullis_middleware::{Around, Client, Exchange, Next, Origin, Request, Response, RouteLayer, Running};
+use portcullis_middleware::{Around, Exchange, Next, Request, Response, RouteLayer, Running};
 use tower::Layer;
 
 #[global_allocator]
@@ -93,18 +92,10 @@ fn request(trace: Option<&'static str>) -> Request {
         request = request.header(header::NAME, trace);
     }
     let mut request = request.body(Body::empty()).unwrap();
-    let ip = IpAddr::from([203, 0, 113, 9]);
-    let client = Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: true };
-    let arrival = Arrival {
-        client: Some(client),
-        listener: "web".into(),
-        port: Some(80),
-        scheme: "http",
-        tls: None,
-        rehearsal: false,
-    };
-    let exchange = Exchange::new(arrival, &request);
-    exchange.attach(&mut request);
+    // The trace that it came with is believed.
+    let mut arrival = arrival("203.0.113.9");
+    arrival.client.as_mut().expect("it has a client").peer_is_trusted = true;
+    Exchange::new(arrival, &request).attach(&mut request);
     request
 }
 

@@ -5,7 +5,6 @@
 //! traces read it all when the answer is over.
 
 mod clock;
-mod few;
 mod id;
 
 use std::borrow::Cow;
@@ -19,8 +18,8 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
+use crate::few::Few;
 use crate::{Cause, Rejection, Request, Tls};
-pub(crate) use few::Few;
 use id::Id;
 
 /// Who sent the request, found once by the edge and used by everything after it.
@@ -138,6 +137,13 @@ pub struct Arrival {
     pub rehearsal: bool,
 }
 
+/// Nothing is known: whoever asks for the client must refuse.
+impl Default for Arrival {
+    fn default() -> Self {
+        Self { client: None, listener: "".into(), port: None, scheme: "http", tls: None, rehearsal: false }
+    }
+}
+
 /// One request and its answer. Cloning shares it.
 #[derive(Clone)]
 pub struct Exchange(Arc<Inner>);
@@ -206,17 +212,7 @@ impl Exchange {
     pub fn of(request: &Request) -> Cow<'_, Exchange> {
         match request.extensions().get::<Exchange>() {
             Some(exchange) => Cow::Borrowed(exchange),
-            None => {
-                let arrival = Arrival {
-                    client: None,
-                    listener: "".into(),
-                    port: None,
-                    scheme: "http",
-                    tls: None,
-                    rehearsal: false,
-                };
-                Cow::Owned(Exchange::new(arrival, request))
-            }
+            None => Cow::Owned(Exchange::new(Arrival::default(), request)),
         }
     }
 
@@ -227,6 +223,11 @@ impl Exchange {
             .client
             .as_ref()
             .ok_or_else(|| Rejection::new(Cause::Internal).detail("the client's address is unknown"))
+    }
+
+    /// What the edge knew when the request arrived.
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.0.arrival
     }
 
     /// The name of the listener that took the request.
@@ -347,8 +348,8 @@ impl Exchange {
     /// all rewriting; with a scheme if that is not plain `http`.
     pub fn begin_attempt(&self, service: Arc<str>, instance: Arc<str>, target: &Uri, headers: &mut HeaderMap) -> u32 {
         let mut upstream = self.upstream();
-        let number = upstream.attempts.all().len() as u32 + 1;
-        for stamp in upstream.stamps.all() {
+        let number = upstream.attempts.as_slice().len() as u32 + 1;
+        for stamp in upstream.stamps.as_slice() {
             stamp.stamp(number, target, headers);
         }
         upstream.attempts.push(Attempt {
@@ -369,19 +370,19 @@ impl Exchange {
 
     /// Notes something about an attempt that [`begin_attempt`](Exchange::begin_attempt) numbered.
     pub fn note_attempt(&self, number: u32, note: impl FnOnce(&mut Attempt)) {
-        if let Some(attempt) = self.upstream().attempts.get_mut((number as usize).wrapping_sub(1)) {
+        if let Some(attempt) = self.upstream().attempts.as_mut_slice().get_mut((number as usize).wrapping_sub(1)) {
             note(attempt);
         }
     }
 
     /// Every attempt so far.
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.upstream().attempts.all().to_vec()
+        self.upstream().attempts.as_slice().to_vec()
     }
 
     /// Reads the attempts without copying them.
     pub fn with_attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
-        read(self.upstream().attempts.all())
+        read(self.upstream().attempts.as_slice())
     }
 
     /// The attempts as they are now, for somebody who reads them later. Usually that copy allocates nothing.

@@ -13,6 +13,7 @@ pub mod client;
 pub mod compress;
 pub mod cors;
 pub mod exchange;
+mod few;
 pub mod follow;
 pub mod headers;
 pub mod ip_set;

@@ -27,7 +27,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::body::{self, Copied};
-use crate::exchange::Arrival;
 use crate::metrics::{self, Counter};
 use crate::prelude::*;
 
@@ -144,15 +143,7 @@ impl Copy {
         head.headers = request.headers().clone();
 
         let original = Exchange::of(request);
-        let arrival = Arrival {
-            client: original.client().ok().copied(),
-            listener: original.listener().clone(),
-            port: original.listener_port(),
-            scheme: original.scheme(),
-            tls: original.tls().cloned(),
-            rehearsal: false,
-        };
-        let exchange = Exchange::new(arrival, request);
+        let exchange = Exchange::new(original.arrival().clone(), request);
         exchange.settle_request_id(original.request_id());
         Self { head, exchange }
     }

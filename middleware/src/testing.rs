@@ -34,7 +34,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -93,6 +93,16 @@ impl Default for Setting {
             shared: Arc::default(),
         }
     }
+}
+
+/// What the edge knows of a request that this client sent to a listener `web`, without a proxy in between.
+///
+/// # Panics
+/// If the text is not an address.
+pub fn arrival(ip: &str) -> Arrival {
+    let ip: IpAddr = ip.parse().expect("a test gives an address");
+    let client = Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false };
+    Arrival { client: Some(client), listener: "web".into(), ..Arrival::default() }
 }
 
 /// The end of a chain that answers `200` with an empty body.
@@ -155,23 +165,18 @@ pub struct Chain {
     _shared: Vec<Arc<Shared>>,
     next: Next,
     seen: Arc<Mutex<Vec<http::request::Parts>>>,
-    client: Option<Client>,
-    scheme: &'static str,
-    tls: Option<Arc<Tls>>,
+    arrival: Arrival,
 }
 
 impl Chain {
     /// A chain of these middlewares, in order, before a mock that answers `200`.
     pub fn new(layers: Vec<BuiltPlugin>) -> Self {
-        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self {
             _shared: layers.iter().map(|built| built.shared.clone()).collect(),
             layers: layers.into_iter().map(|built| built.layer).collect(),
             next: mock(),
             seen: Arc::default(),
-            client: Some(Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false }),
-            scheme: "http",
-            tls: None,
+            arrival: Arrival { port: Some(8080), ..arrival("127.0.0.1") },
         }
     }
 
@@ -194,16 +199,14 @@ impl Chain {
     /// The client's address; it is the peer too.
     #[must_use]
     pub fn client(mut self, ip: &str) -> Self {
-        let ip: IpAddr = ip.parse().expect("a test gives an address");
-        self.client =
-            Some(Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false });
+        self.arrival.client = arrival(ip).client;
         self
     }
 
     /// Whether the peer is one of `trusted_proxies`.
     #[must_use]
     pub fn trusted(mut self, peer_is_trusted: bool) -> Self {
-        if let Some(client) = &mut self.client {
+        if let Some(client) = &mut self.arrival.client {
             client.peer_is_trusted = peer_is_trusted;
         }
         self
@@ -212,21 +215,21 @@ impl Chain {
     /// Everything about the client; `None` if it cannot be told.
     #[must_use]
     pub fn from_client(mut self, client: Option<Client>) -> Self {
-        self.client = client;
+        self.arrival.client = client;
         self
     }
 
     /// `http` or `https`.
     #[must_use]
     pub fn scheme(mut self, scheme: &'static str) -> Self {
-        self.scheme = scheme;
+        self.arrival.scheme = scheme;
         self
     }
 
     /// A connection with TLS, and what its handshake established. The scheme is `https` then.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = Some(Arc::new(tls));
+        self.arrival.tls = Some(Arc::new(tls));
         self.scheme("https")
     }
 
@@ -242,15 +245,7 @@ impl Chain {
 
     /// Asks, and returns the answer with its body still unread.
     pub async fn start(&self, mut request: Request) -> Started {
-        let arrival = Arrival {
-            client: self.client,
-            listener: "test".into(),
-            port: Some(8080),
-            scheme: self.scheme,
-            tls: self.tls.clone(),
-            rehearsal: false,
-        };
-        let exchange = Exchange::new(arrival, &request);
+        let exchange = Exchange::new(self.arrival.clone(), &request);
         exchange.attach(&mut request);
         let (seen, next) = (self.seen.clone(), self.next.clone());
         let end = hop(move |request: Request| {

@@ -4,12 +4,11 @@
 use futures_util::FutureExt;
 use http::HeaderValue;
 use http::header::HOST;
-use portcullis_middleware::exchange::Arrival;
+use portcullis_middleware::Exchange;
 use portcullis_middleware::layer::{Running, fold, hop};
 use portcullis_middleware::prelude::*;
-use portcullis_middleware::testing::{BuiltPlugin, build, request};
+use portcullis_middleware::testing::{BuiltPlugin, arrival, build, request};
 use portcullis_middleware::xray::XRay;
-use portcullis_middleware::{Client, Exchange, Origin};
 
 struct Pass;
 
@@ -41,17 +40,7 @@ fn allocations(layers: &[RouteLayer]) -> u64 {
             let mut request = request("GET", "/orders/7");
             // As every request has a header, none pays for the first.
             request.headers_mut().insert(HOST, HeaderValue::from_static("api.example.com"));
-            let ip = [10, 0, 0, 1].into();
-            let client = Client { ip, origin: Origin::Peer, peer: (ip, 4711).into(), peer_is_trusted: false };
-            let arrival = Arrival {
-                client: Some(client),
-                listener: "web".into(),
-                port: None,
-                scheme: "http",
-                tls: None,
-                rehearsal: false,
-            };
-            Exchange::new(arrival, &request).attach(&mut request);
+            Exchange::new(arrival("10.0.0.1"), &request).attach(&mut request);
             request
         };
         // The first request pays for what a thread keeps.

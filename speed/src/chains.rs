@@ -4,14 +4,13 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use http::StatusCode;
 use http_body_util::BodyExt;
-use portcullis_middleware::exchange::Arrival;
+use portcullis_middleware::Running;
 use portcullis_middleware::ip_whitelist::IpWhitelist;
 use portcullis_middleware::layer::{fold, hop};
 use portcullis_middleware::prelude::*;
 use portcullis_middleware::request_id::RequestId;
-use portcullis_middleware::testing::build;
+use portcullis_middleware::testing::{arrival, build};
 use portcullis_middleware::xray::XRay;
-use portcullis_middleware::{Client, Origin, Running};
 
 use crate::Meter;
 
@@ -99,16 +98,9 @@ fn request(trace: Option<&'static str>) -> Request {
         request = request.header("x-amzn-trace-id", trace);
     }
     let mut request = request.body(Body::empty()).expect("a request");
-    let ip = [203, 0, 113, 9].into();
-    let client = Client { ip, origin: Origin::Peer, peer: (ip, 4711).into(), peer_is_trusted: true };
-    let arrival = Arrival {
-        client: Some(client),
-        listener: "web".into(),
-        port: Some(80),
-        scheme: "http",
-        tls: None,
-        rehearsal: false,
-    };
+    // The trace that it came with is believed.
+    let mut arrival = arrival("203.0.113.9");
+    arrival.client.as_mut().expect("it has a client").peer_is_trusted = true;
     Exchange::new(arrival, &request).attach(&mut request);
     request
 }

@@ -382,14 +382,7 @@ mod tests {
 
     /// A request that took this way, with one attempt if it got to a service.
     fn count(shard: &Shard, listener: &Arc<str>, route: Option<&Arc<RouteInfo>>, service: Option<&Arc<str>>) {
-        let arrival = Arrival {
-            client: None,
-            listener: listener.clone(),
-            port: None,
-            scheme: "http",
-            tls: None,
-            rehearsal: false,
-        };
+        let arrival = Arrival { listener: listener.clone(), ..Arrival::default() };
         let exchange = Exchange::new(arrival, &http::Request::default());
         route.into_iter().for_each(|route| exchange.settle_route(route.clone()));
         service.into_iter().for_each(|service| {

@@ -11,9 +11,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use portcullis::proxy::{Counts, Forward, Limits, Overrides, Policy, Pools, Service, Upstream};
 use portcullis::registry::{self, Instance, LiveService};
-use portcullis_middleware::exchange::{Arrival, Client};
 use portcullis_middleware::layer::Hop;
-use portcullis_middleware::{Attempt, Cause, Exchange, Origin, Rejection, Request, Response};
+use portcullis_middleware::testing::arrival;
+use portcullis_middleware::{Attempt, Cause, Exchange, Rejection, Request, Response};
 use tokio::task::JoinHandle;
 
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -58,17 +58,7 @@ pub(crate) fn service(addresses: &[SocketAddr]) -> Arc<LiveService> {
 }
 
 pub(crate) fn arrive(request: &mut Request) -> Exchange {
-    let peer: SocketAddr = "203.0.113.9:50000".parse().unwrap();
-    let client = Client { ip: peer.ip(), origin: Origin::Peer, peer, peer_is_trusted: false };
-    let arrival = Arrival {
-        client: Some(client),
-        listener: "web".into(),
-        port: Some(80),
-        scheme: "http",
-        tls: None,
-        rehearsal: false,
-    };
-    let exchange = Exchange::new(arrival, request);
+    let exchange = Exchange::new(arrival("203.0.113.9"), request);
     exchange.attach(request);
     exchange
 }

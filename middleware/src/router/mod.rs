@@ -27,7 +27,6 @@
 //! the story of a request with the same code that [`Table::find`] decides with.
 
 mod explain;
-mod few;
 mod hash;
 mod host;
 mod index;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::testing::{asking, claims, entry, gateway, routes, table, table_of};
 use super::{Outcome, Router, Table};
-use crate::testing::{Chain, Setting, conformance, request};
+use crate::testing::{Chain, Setting, arrival, conformance, request};
 use crate::{Cause, Exchange, MatchedRoute, Request};
 
 /// A route called `name` that sends to a service of its name.
@@ -105,20 +105,6 @@ fn the_order_is_host_then_priority_then_path_then_method_then_headers_then_query
         let pair = [("first", one), ("second", other)]
             .map(|(name, path)| route(name, &format!("match = {{ path = {path} }}")));
         assert_eq!(winner(&table(&pair.concat()), &asked), "first");
-    }
-}
-
-fn client(ip: &str) -> crate::exchange::Arrival {
-    let ip = ip.parse().expect("an address");
-    let peer = std::net::SocketAddr::new(ip, 1);
-    let client = crate::Client { ip, origin: crate::Origin::Peer, peer, peer_is_trusted: false };
-    crate::exchange::Arrival {
-        client: Some(client),
-        listener: "web".into(),
-        port: None,
-        scheme: "http",
-        tls: None,
-        rehearsal: false,
     }
 }
 
@@ -304,7 +290,7 @@ fn some_request() -> impl Strategy<Value = Request> {
             asked.headers_mut().insert("cookie", "b=x; c=42".parse().expect("a header"));
         }
         if !ip.is_empty() {
-            Exchange::new(client(ip), &asked).attach(&mut asked);
+            Exchange::new(arrival(ip), &asked).attach(&mut asked);
         }
         asked
     })

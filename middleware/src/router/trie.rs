@@ -7,10 +7,10 @@
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 
-use super::few::Few;
 use super::hash::Text;
 use super::links::Links;
 use super::path::{End, Segment, Shape};
+use crate::few::Few;
 
 /// A candidate's place in the total order; the lowest wins.
 pub(super) type Rank = u32;

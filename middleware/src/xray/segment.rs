@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::exchange::{Few, StampAttempt};
+use crate::exchange::StampAttempt;
+use crate::few::Few;
 use crate::router::fold_host;
 use crate::{Attempt, Cause, Exchange, Origin};
 
@@ -111,7 +112,7 @@ impl Recorded {
         let Segment { balancer, user_agent, annotations, headers, ending, .. } = &*self.segment;
         let kept = annotations.iter().map(|(_, value)| value).chain(headers.iter().map(|(_, value)| value));
         let attempts = match ending.get().map(|ending| &ending.attempts) {
-            Some(Few::Several(attempts)) => attempts.len() * size_of::<Attempt>(),
+            Some(Few::Many(attempts)) => attempts.len() * size_of::<Attempt>(),
             _ => 0,
         };
         size_of::<Segment>()
@@ -131,7 +132,7 @@ impl Recorded {
         let end = ending.map_or(started, |ending| ending.at);
         let failure = ending.and_then(|ending| ending.failure);
         let head = ending.and_then(|ending| ending.head);
-        let attempts = ending.map_or(&[][..], |ending| ending.attempts.all());
+        let attempts = ending.map_or(&[][..], |ending| ending.attempts.as_slice());
         // The gateway writes the body of its own answers later; HEAD has none to count.
         let counted = head.is_some()
             && *exchange.method() != Method::HEAD

@@ -1,8 +1,10 @@
 //! A list that is usually one item long, and then is where its owner is: no further place in memory to fetch.
 
+use std::{mem, slice};
+
 /// None, one or many.
 #[derive(Debug, Clone, Default)]
-pub(super) enum Few<T> {
+pub(crate) enum Few<T> {
     #[default]
     None,
     One(T),
@@ -12,8 +14,8 @@ pub(super) enum Few<T> {
 }
 
 impl<T> Few<T> {
-    pub(super) fn push(&mut self, item: T) {
-        *self = match std::mem::take(self) {
+    pub(crate) fn push(&mut self, item: T) {
+        *self = match mem::take(self) {
             Few::None => Few::One(item),
             Few::One(first) => Few::Many(Box::new(vec![first, item])),
             Few::Many(mut items) => {
@@ -23,10 +25,18 @@ impl<T> Few<T> {
         };
     }
 
-    pub(super) fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         match self {
             Few::None => &[],
-            Few::One(item) => std::slice::from_ref(item),
+            Few::One(item) => slice::from_ref(item),
+            Few::Many(items) => items,
+        }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        match self {
+            Few::None => &mut [],
+            Few::One(item) => slice::from_mut(item),
             Few::Many(items) => items,
         }
     }
