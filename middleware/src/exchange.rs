@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
 use crate::few::Few;
+use crate::router::Captures;
 use crate::{Cause, Rejection, Request, Tls};
 use id::Id;
 
@@ -76,14 +77,14 @@ pub struct MatchedRoute {
     pub route: Arc<RouteInfo>,
     /// How many bytes at the start of the path the very match that matched calls its prefix (0 without one).
     pub prefix: usize,
-    /// What the path pattern's captures stand for, in the pattern's order, still percent-encoded.
-    pub captures: Vec<(Arc<str>, String)>,
+    /// What the captures of the path that matched stand for.
+    pub captures: Captures,
 }
 
 impl MatchedRoute {
     /// What a capture of the path pattern stands for, still percent-encoded.
     pub fn capture(&self, name: &str) -> Option<&str> {
-        self.captures.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.as_str())
+        self.captures.get(name)
     }
 }
 

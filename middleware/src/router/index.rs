@@ -3,11 +3,13 @@
 //! A candidate's rank is its position in the total order, so "who wins" is "whose rank is lowest" everywhere below.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use portcullis_config::units::HostPattern;
 use portcullis_config::{Match, PathMatch};
 
+use super::captures::Parts;
 use super::order::{PathStanding, Standing};
 use super::path::Shape;
 use super::predicate::{Facts, Failure, Predicates};
@@ -15,7 +17,9 @@ use super::trie::{Rank, Root, Trie};
 use super::{Fault, HostMap, Miss};
 
 /// One match of one route, on its way into the index.
-pub(super) struct Rule<'a> {
+pub(super) struct Rule<'a, G> {
+    /// What a request gets that it wins.
+    pub(super) goal: G,
     /// The caller's number of the route.
     pub(super) route: usize,
     /// Which match of the route this is.
@@ -26,22 +30,21 @@ pub(super) struct Rule<'a> {
     pub(super) order: usize,
 }
 
-/// What a lookup needs of a candidate: half a cache line, and never parts of two.
+/// All that a lookup needs of a candidate, in one line of the processor's cache and never parts of two.
 #[derive(Debug)]
-#[repr(align(32))]
-pub(super) struct Candidate {
+#[repr(align(64))]
+pub(super) struct Candidate<G> {
+    pub(super) goal: G,
     pub(super) route: u32,
     pub(super) alternative: u32,
     /// How many bytes of the path its prefix takes.
     pub(super) prefix: u32,
-    /// Whether its path captures anything.
-    pub(super) captures: bool,
+    /// How its path is taken apart, if it captures anything.
+    pub(super) parts: Option<Arc<Parts>>,
     pub(super) predicates: Predicates,
 }
 
-const _: () = assert!(size_of::<Candidate>() == 32);
-
-/// What only captures, explanations and `check` need of a candidate.
+/// What only explanations and `check` need of a candidate.
 #[derive(Debug)]
 pub(super) struct Detail {
     pub(super) shape: Shape,
@@ -50,9 +53,9 @@ pub(super) struct Detail {
 }
 
 /// All candidates.
-#[derive(Debug, Default)]
-pub(super) struct Index {
-    pub(super) candidates: Vec<Candidate>,
+#[derive(Debug)]
+pub(super) struct Index<G> {
+    pub(super) candidates: Vec<Candidate<G>>,
     pub(super) details: Vec<Detail>,
     pub(super) hosts: HostMap<Root>,
     pub(super) paths: Trie,
@@ -61,11 +64,17 @@ pub(super) struct Index {
 /// Nothing matched; `true` if something would have with another method.
 pub(super) struct OnlyTheMethod(bool);
 
-impl Index {
-    pub(super) fn build<'a>(rules: impl IntoIterator<Item = Rule<'a>>) -> Result<Self, Vec<Fault>> {
+impl<G> Default for Index<G> {
+    fn default() -> Self {
+        Self { candidates: Vec::new(), details: Vec::new(), hosts: HostMap::default(), paths: Trie::default() }
+    }
+}
+
+impl<G> Index<G> {
+    pub(super) fn build<'a>(rules: impl IntoIterator<Item = Rule<'a, G>>) -> Result<Self, Vec<Fault>> {
         let (mut pairs, mut faults) = (Vec::new(), Vec::new());
         for rule in rules {
-            match compile(&rule) {
+            match compile(rule) {
                 Ok(pair) => pairs.push(pair),
                 Err(fault) => faults.push(fault),
             }
@@ -85,7 +94,7 @@ impl Index {
         Ok(Self { candidates, details, hosts, paths })
     }
 
-    pub(super) fn candidate(&self, rank: Rank) -> &Candidate {
+    pub(super) fn candidate(&self, rank: Rank) -> &Candidate<G> {
         &self.candidates[rank as usize]
     }
 
@@ -150,7 +159,7 @@ impl Index {
     }
 }
 
-fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
+fn compile<G>(rule: Rule<'_, G>) -> Result<(Candidate<G>, Detail), Fault> {
     let matching = rule.matching;
     let place = (rule.order, rule.alternative);
     let pattern = |shape: &Shape| PathStanding::Pattern { literals: Reverse(shape.literals()) };
@@ -187,11 +196,17 @@ fn compile(rule: &Rule<'_>) -> Result<(Candidate, Detail), Fault> {
     hosts.sort_unstable();
     hosts.dedup();
     let predicates = Predicates::of(matching);
-    let (prefix, captures) = match predicates.regex() {
-        Some(regex) => (0, regex.compiled().group_info().all_group_len() > 1),
-        None => (shape.prefix_length() as u32, shape.captures().next().is_some()),
+    let (prefix, parts) = match predicates.regex() {
+        Some(regex) => {
+            let captures = regex.compiled().group_info().all_group_len() > 1;
+            (0, captures.then(|| Parts::Groups(regex.clone())))
+        }
+        None => {
+            let captures = shape.captures().next().is_some();
+            (shape.prefix_length() as u32, captures.then(|| Parts::Segments(shape.clone())))
+        }
     };
     let (route, alternative) = (rule.route as u32, rule.alternative as u32);
-    let candidate = Candidate { route, alternative, prefix, captures, predicates };
+    let candidate = Candidate { goal: rule.goal, route, alternative, prefix, parts: parts.map(Arc::new), predicates };
     Ok((candidate, Detail { shape, standing, hosts }))
 }

@@ -26,6 +26,7 @@
 //! [`order`](self) holds the whole order. A route that does not match falls through to the next; [`Table::explain`] tells
 //! the story of a request with the same code that [`Table::find`] decides with.
 
+mod captures;
 mod explain;
 mod hash;
 mod host;
@@ -56,6 +57,7 @@ use serde::Deserialize;
 use crate::layer::{Hop, Running};
 use crate::{BuildError, Context, Exchange, Next, Plugin, Rejection, Request, RouteLayer};
 
+pub use captures::Captures;
 pub use explain::{Consideration, Outcome};
 pub use host::{HostMap, fold_host, host_of};
 pub use order::Criterion;
@@ -92,7 +94,7 @@ impl Hop for Routing {
             Ok(hit) => {
                 Exchange::of(&request).settle_route(hit.matched.route.clone());
                 request.extensions_mut().insert(hit.matched);
-                hit.entry.answer.run(request)
+                hit.answer.run(request)
             }
             Err(miss) => Running::ready(Rejection::from(miss).into_response()),
         }

@@ -7,14 +7,13 @@ use http::header::ALLOW;
 use portcullis_config::Match;
 
 use super::Fault;
+use super::captures::Captures;
 use super::index::{Candidate, Index, Rule};
 use super::predicate::Facts;
-use super::trie::Rank;
 use crate::{Cause, MatchedRoute, Next, Rejection, Request, RouteInfo};
 
-/// A route on its way into a [`Table`], and in it. One line of the processor's cache, and never parts of two.
+/// A route on its way into a [`Table`], and in it.
 #[derive(Debug)]
-#[repr(align(64))]
 pub struct Entry {
     /// Its name and place.
     pub info: Arc<RouteInfo>,
@@ -28,13 +27,20 @@ pub struct Entry {
     pub answer: Next,
 }
 
-const _: () = assert!(size_of::<Entry>() == 64);
+/// What a request gets of the route that it wins.
+#[derive(Debug)]
+pub(super) struct Goal {
+    info: Arc<RouteInfo>,
+    answer: Next,
+}
+
+const _: () = assert!(size_of::<Candidate<Goal>>() == 64);
 
 /// The compiled routes of one listener.
 #[derive(Debug, Default)]
 pub struct Table {
     pub(super) entries: Vec<Entry>,
-    pub(super) index: Index,
+    pub(super) index: Index<Goal>,
 }
 
 /// The route that wins a request.
@@ -42,6 +48,8 @@ pub struct Table {
 pub struct Hit<'a> {
     /// The route.
     pub entry: &'a Entry,
+    /// Its chain, with what answers at the end.
+    pub answer: &'a Next,
     /// Which of its matches matched, from 0.
     pub alternative: usize,
     /// What the rest of the chain may know about the match.
@@ -76,6 +84,7 @@ impl Table {
         let rules = entries.iter().enumerate().flat_map(|(route, entry)| {
             let (priority, order) = (entry.priority, entry.order);
             alternatives(&entry.matches, &anything).map(move |(alternative, matching)| Rule {
+                goal: Goal { info: entry.info.clone(), answer: entry.answer.clone() },
                 route,
                 alternative,
                 matching,
@@ -97,29 +106,16 @@ impl Table {
         let facts = Facts::of(request);
         let rank = self.index.find(&facts)?;
         let candidate = self.index.candidate(rank);
-        let entry = self.entry(candidate);
-        let captures = if candidate.captures { self.capture(rank, facts.path) } else { Vec::new() };
+        let path = candidate.parts.as_ref().zip(request.uri().path_and_query());
+        let captures = path.map(|(parts, path)| Captures::new(parts, path)).unwrap_or_default();
         let prefix = if facts.path.starts_with('/') { candidate.prefix as usize } else { 0 };
-        let matched = MatchedRoute { route: entry.info.clone(), prefix, captures };
-        Ok(Hit { entry, alternative: candidate.alternative as usize, matched })
+        let matched = MatchedRoute { route: candidate.goal.info.clone(), prefix, captures };
+        let (entry, answer) = (self.entry(candidate), &candidate.goal.answer);
+        Ok(Hit { entry, answer, alternative: candidate.alternative as usize, matched })
     }
 
-    pub(super) fn entry(&self, candidate: &Candidate) -> &Entry {
+    pub(super) fn entry(&self, candidate: &Candidate<Goal>) -> &Entry {
         &self.entries[candidate.route as usize]
-    }
-
-    /// What the winner's path captured: segments by name, or the named groups of its regex.
-    fn capture(&self, rank: Rank, path: &str) -> Vec<(Arc<str>, String)> {
-        let Some(regex) = self.index.candidate(rank).predicates.regex() else {
-            return self.index.detail(rank).shape.capture(path);
-        };
-        let regex = regex.compiled();
-        let mut groups = regex.create_captures();
-        regex.captures(path, &mut groups);
-        let Some(pattern) = groups.pattern() else { return Vec::new() };
-        let names = groups.group_info().pattern_names(pattern).enumerate();
-        let named = names.filter_map(|(index, name)| Some((name?, groups.get_group(index)?)));
-        named.map(|(name, span)| (name.into(), path[span.range()].to_owned())).collect()
     }
 }
 

@@ -413,7 +413,7 @@ proptest! {
         let path = asked.uri().path();
         match (table.find(&asked), reference.at(path)) {
             (Ok(hit), Ok(found)) if hit.entry.info.name == format!("r{}", found.value) => {
-                let captured: Vec<_> = hit.matched.captures.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+                let captured = hit.matched.captures.list();
                 prop_assert_eq!(captured, found.params.iter().collect::<Vec<_>>());
             }
             // matchit takes the first literal segment it can, we count the literal segments of the whole path.
@@ -438,7 +438,7 @@ fn the_method_of_a_hit_is_among_those_of_allow() {
 }
 
 #[test]
-fn a_lookup_allocates_nothing_but_captures() {
+fn a_lookup_allocates_nothing() {
     let routes = [
         route("exact", r#"match = { hosts = ["a.example"], path = "/a/b", methods = ["GET"] }"#),
         route(
@@ -449,10 +449,12 @@ fn a_lookup_allocates_nothing_but_captures() {
         route("pattern", r#"match = { path = "/p/{id}" }"#),
     ];
     let table = table(&routes.concat());
-    for (target, count) in [("/a/b", 0), ("/app/x/y", 0), ("/q?a=b&debug=1", 0), ("/missing", 0), ("/p/7", 2)] {
+    for target in ["/a/b", "/app/x/y", "/q?a=b&debug=1", "/missing", "/p/7"] {
         let asked = asking("a.example", target);
+        // Its exchange has shared the target already; the first to do so allocates.
+        let _shared = asked.uri().clone();
         let allocations = allocation_counter::measure(|| drop(table.find(&asked)));
-        assert_eq!(allocations.count_total, count, "{target}");
+        assert_eq!(allocations.count_total, 0, "{target}");
     }
 }
 

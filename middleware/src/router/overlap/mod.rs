@@ -98,7 +98,7 @@ struct Realm<'a> {
     routes: Vec<usize>,
     /// The `hosts` of each listener.
     hosts: Vec<&'a [HostPattern]>,
-    index: Index,
+    index: Index<()>,
 }
 
 impl Realm<'_> {
@@ -142,11 +142,12 @@ fn realms<'a>(claims: &[Claim<'_>], listeners: &'a [Vec<HostPattern>]) -> Vec<Li
     realms
 }
 
-fn rules<'a>(claims: &'a [Claim<'a>], routes: &[usize]) -> impl Iterator<Item = Rule<'a>> {
+fn rules<'a>(claims: &'a [Claim<'a>], routes: &[usize]) -> impl Iterator<Item = Rule<'a, ()>> {
     static ANYTHING: std::sync::LazyLock<Match> = std::sync::LazyLock::new(Match::default);
     routes.iter().flat_map(move |&route| {
         let Claim { matches, priority, order, .. } = &claims[route];
         alternatives(matches, &ANYTHING).map(move |(alternative, matching)| Rule {
+            goal: (),
             route,
             alternative,
             matching,

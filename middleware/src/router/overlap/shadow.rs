@@ -101,7 +101,7 @@ impl<'a> Shadows<'a> {
 }
 
 /// A candidate of this host that comes first and matches all that this one matches.
-fn cover(index: &Index, rank: Rank, host: &HostPattern) -> Option<Rank> {
+fn cover(index: &Index<()>, rank: Rank, host: &HostPattern) -> Option<Rank> {
     let (candidate, detail) = (index.candidate(rank), index.detail(rank));
     let only_path = detail.shape.only_path();
     let covers = |other: Rank| {

@@ -176,7 +176,7 @@ impl Guarded<'_> {
         let guard = missing(self.claim(), &other.guards)?;
         let captured = index.detail(rank).shape.capture(&probe.path);
         let reached = |service: &String| match service.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            Some(name) => captured.iter().find(|(key, _)| **key == *name).map(|(_, value)| value.clone()),
+            Some(name) => captured.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()),
             None => Some(service.clone()),
         };
         let service =
