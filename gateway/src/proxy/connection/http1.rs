@@ -1,108 +1,33 @@
-//! One connection to an instance: how it comes about, and what one exchange over it looks like.
-//!
-//! Everything that knows a protocol's types is in this file.
+//! HTTP/1.1: one exchange after the other, driven by whoever waits for it.
 
 use std::error::Error as _;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::alarm::Alarm;
-use super::failure::{Failure, Fault};
-use super::pool::Closed;
-use super::upload::Sending;
-use crate::lines::Lines;
-use crate::registry::Address;
+use super::{Outgoing, Reply, Unanswered};
+use crate::proxy::alarm::Alarm;
+use crate::proxy::failure::{Failure, Fault};
+use crate::proxy::pool::Closed;
+use crate::proxy::upload::Sending;
 use crate::tls;
-use crate::wire::Wire;
 
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
-
-/// Makes connections to one instance.
-#[derive(Debug)]
-pub(super) struct Connector {
-    address: Address,
-    tls: Option<Arc<tls::Upstream>>,
-    /// What is told of handshakes that fail; attempts are counted by their cause.
-    lines: Lines,
-}
-
-impl Connector {
-    /// A connector to this address, that shakes hands with whoever is there.
-    pub(super) fn new(address: Address, tls: Option<Arc<tls::Upstream>>) -> Self {
-        Self { address, tls, lines: Lines::default() }
-    }
-
-    /// Connects, and shakes hands. A host name is looked up every time; its addresses are tried in turn.
-    pub(super) async fn connect(&self) -> Result<Connection, Failure> {
-        match &self.address {
-            Address::Ip(address) => self.begin(tcp(TcpStream::connect(address).await), &address.ip().to_string()).await,
-            Address::Name { host, port } => self.begin(tcp(TcpStream::connect((&**host, *port)).await), host).await,
-            Address::Unix(path) => self.begin(UnixStream::connect(path).await, "localhost").await,
-        }
-    }
-
-    async fn begin<S>(&self, connected: io::Result<S>, host: &str) -> Result<Connection, Failure>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let unreachable = |error: &dyn fmt::Display| {
-            tracing::debug!(instance = %self.address, %error, "could not connect");
-            Failure::new(Fault::Connect, Cause::ConnectRefused)
-        };
-        let stream = connected.map_err(|error| unreachable(&error))?;
-        let connection = match &self.tls {
-            None => Connection::http1(stream).await,
-            Some(tls) => {
-                Connection::http1(tls.connect(stream, host).await.map_err(|error| self.distrusted(&error))?).await
-            }
-        };
-        connection.map_err(|error| unreachable(&error))
-    }
-
-    /// There is somebody, but nobody to trust.
-    fn distrusted(&self, error: &io::Error) -> Failure {
-        if self.lines.one_more() {
-            tracing::warn!(instance = %self.address, %error, "TLS with an instance failed");
-        }
-        Failure::new(Fault::Connect, Cause::TlsUpstream)
-    }
-
-    /// What `Host` says when an instance is asked by its own name.
-    pub(super) fn authority(&self) -> HeaderValue {
-        let name = match &self.address {
-            Address::Unix(_) => "localhost".to_owned(),
-            address => address.to_string(),
-        };
-        HeaderValue::try_from(name).expect("an address consists of letters, digits, dots, colons and brackets")
-    }
-}
-
-fn tcp(connected: io::Result<TcpStream>) -> io::Result<Wire<TcpStream>> {
-    let stream = connected?;
-    stream.set_nodelay(true)?;
-    Ok(Wire::new(stream))
-}
-
-/// What an exchange was begun with.
-pub(super) type Outgoing = Request<Sending>;
 
 /// hyper's side of a connection: reads and writes when it is polled.
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -119,7 +44,7 @@ type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 ///   for the body's reader to take what is there, and the reader polls it next time it finds nothing there.
 /// - A poll replaces the wakers of earlier polls. Polled [without one](Connection::look) it wakes nobody later.
 /// - The sender is ready from the moment that request and answer are over, and never before.
-pub(super) struct Connection {
+pub(in crate::proxy) struct Connection {
     sender: http1::SendRequest<Sending>,
     /// Gone once it has ended: it is never polled again.
     driver: Option<Driver>,
@@ -132,7 +57,7 @@ pub(super) struct Connection {
 
 /// What a connection can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::proxy) enum State {
     /// Another exchange.
     Ready,
     /// The rest of an exchange.
@@ -142,14 +67,19 @@ pub(super) enum State {
 }
 
 impl Connection {
-    async fn http1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> hyper::Result<Self> {
+    pub(in crate::proxy) async fn begin(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> hyper::Result<Self> {
         let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
         let driver: Driver = Box::pin(driver);
         Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default() })
     }
 
     /// Takes a request. It goes out, and the head of its answer comes in, as [`Connection::poll_reply`] is called.
-    pub(super) fn send(&mut self, mut request: Outgoing) -> impl Future<Output = Result<Reply, Unanswered>> + use<> {
+    pub(in crate::proxy) fn send(
+        &mut self,
+        mut request: Outgoing,
+    ) -> impl Future<Output = Result<Reply, Unanswered>> + use<> {
         *request.version_mut() = Version::HTTP_11;
         frame(&mut request);
         if request.headers().contains_key(EXPECT) {
@@ -177,7 +107,7 @@ impl Connection {
     }
 
     /// The reply to what was sent. With `quiet`, nothing is left to be sent.
-    pub(super) fn poll_reply<T>(
+    pub(in crate::proxy) fn poll_reply<T>(
         &mut self,
         mut reply: Pin<&mut impl Future<Output = T>>,
         quiet: bool,
@@ -197,7 +127,7 @@ impl Connection {
     }
 
     /// The next frame of a reply's body.
-    pub(super) fn poll_frame(
+    pub(in crate::proxy) fn poll_frame(
         &mut self,
         body: &mut Incoming,
         context: &mut Context<'_>,
@@ -211,12 +141,12 @@ impl Connection {
     }
 
     /// Ready at a deadline.
-    pub(super) fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::proxy) fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
         self.alarm.poll_until(deadline, context)
     }
 
     /// Drives the connection until another exchange can begin or none ever can.
-    pub(super) async fn settle(&mut self) {
+    pub(in crate::proxy) async fn settle(&mut self) {
         poll_fn(|context| {
             self.watch(context);
             if self.state() == State::Busy { Poll::Pending } else { Poll::Ready(()) }
@@ -225,7 +155,7 @@ impl Connection {
     }
 
     /// Lets go of the task that used the connection; nothing that happens to it wakes that task any more.
-    pub(super) fn rest(&mut self) -> State {
+    pub(in crate::proxy) fn rest(&mut self) -> State {
         if self.watched || self.state() == State::Busy {
             self.look();
         }
@@ -234,7 +164,7 @@ impl Connection {
     }
 
     /// Looks whether something happened to an idle connection. What its runtime has not heard of yet is not seen.
-    pub(super) fn examine(&mut self) -> State {
+    pub(in crate::proxy) fn examine(&mut self) -> State {
         self.look();
         self.state()
     }
@@ -280,29 +210,6 @@ impl fmt::Debug for Connection {
 
 fn is_io(error: &hyper::Error) -> bool {
     error.source().is_some_and(|source| source.is::<io::Error>())
-}
-
-/// The head of an answer, and the way to its body.
-pub(super) type Reply = Response<Incoming>;
-
-/// Why there is no reply.
-pub(super) struct Unanswered {
-    pub(super) failure: Failure,
-    /// The headers of a request of which nothing was sent.
-    pub(super) unsent: Option<HeaderMap>,
-}
-
-impl Unanswered {
-    fn unsent(request: Outgoing) -> Self {
-        let failure = Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
-        Self { failure, unsent: Some(request.into_parts().0.headers) }
-    }
-}
-
-impl From<Failure> for Unanswered {
-    fn from(failure: Failure) -> Self {
-        Self { failure, unsent: None }
-    }
 }
 
 /// Says what concerns this connection, and how the body is framed where hyper would guess otherwise.
