@@ -1,5 +1,7 @@
 //! The consul registry against a real Consul, and against what pretends to be one.
 
+#[path = "support/fetched.rs"]
+mod fetched;
 #[path = "support/consul.rs"]
 mod server;
 

@@ -6,6 +6,8 @@
 //! PORTCULLIS_OUTAGE=60s cargo test -p portcullis --test consul_under_load -- --nocapture
 //! ```
 
+#[path = "support/fetched.rs"]
+mod fetched;
 #[path = "support/consul.rs"]
 mod server;
 

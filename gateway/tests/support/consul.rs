@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::fs;
-use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +12,8 @@ use std::time::{Duration, Instant};
 use portcullis::registry::consul::Consul as Settings;
 use portcullis::registry::{Registry, RegistryContext, RegistryPlugin};
 use tempfile::TempDir;
+
+use super::fetched::fetched;
 
 /// How long a Consul may take to elect itself.
 const START: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ impl Consul {
     }
 
     async fn new(persistent: bool) -> Option<Self> {
-        let program = program()?;
+        let program = fetched("consul")?;
         // A port that was free may be taken until Consul gets to it. Then it is tried with others.
         for _ in 0..5 {
             let home = TempDir::new().expect("a temporary directory");
@@ -137,22 +138,6 @@ impl Drop for Consul {
 pub(crate) fn registry(settings: &str) -> Arc<dyn Registry> {
     let settings: Settings = toml::from_str(settings).expect("settings of the consul registry");
     settings.build(&RegistryContext::new("consul")).expect("a registry")
-}
-
-/// The program; fetched if it is not there yet.
-fn program() -> Option<PathBuf> {
-    if std::env::var("PORTCULLIS_SKIP_CONSUL").is_ok_and(|value| value == "1") {
-        // Past the capture of the test runner: a test that passes prints nothing otherwise.
-        let _ = writeln!(io::stderr(), "skipped: PORTCULLIS_SKIP_CONSUL=1, so nothing is tried against a real Consul");
-        return None;
-    }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/fetch-consul");
-    let fetched = Command::new(script).stderr(Stdio::inherit()).output().expect("scripts/fetch-consul can be started");
-    assert!(
-        fetched.status.success(),
-        "scripts/fetch-consul failed; where Consul cannot be had, PORTCULLIS_SKIP_CONSUL=1 skips these tests"
-    );
-    Some(String::from_utf8(fetched.stdout).expect("a path").trim().into())
 }
 
 /// Ports that nobody listens on now.

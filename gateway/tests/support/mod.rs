@@ -3,10 +3,12 @@
 #![allow(dead_code, unreachable_pub, reason = "every test takes from here what it needs")]
 
 pub mod echo;
+pub mod fetched;
 pub mod gateway;
 pub mod logged;
 pub mod pki;
 pub mod proxy;
+pub mod python;
 
 use std::io;
 use std::net::SocketAddr;
