@@ -22,6 +22,8 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/proxy/upload.rs",
     "gateway/src/server/deadline.rs",
     "gateway/src/server/gatekeeper.rs",
+    "gateway/src/server/http2/body.rs",
+    "gateway/src/server/http2/rewound.rs",
     "gateway/src/server/socket.rs",
     "gateway/src/server/stop.rs",
     "gateway/src/wire.rs",

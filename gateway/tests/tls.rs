@@ -144,13 +144,15 @@ async fn a_client_gets_the_certificate_of_the_name_it_asks_for() {
 }
 
 #[tokio::test]
-async fn http_1_1_is_agreed_on_and_nothing_else_is() {
+async fn http_2_or_http_1_1_is_agreed_on_and_nothing_else_is() {
     let stage = Stage::new();
     let (certificate, _) = stage.certificate("a", &["a.example"]);
     let gateway = Running::start_whole(&one(&format!("certificates = [{certificate}]"), HELLO)).await;
     let client = TlsClient::new(&stage.authority);
-    let both = client.offering(&["h2", "http/1.1"]).connect(gateway.address, "a.example").await.unwrap();
-    assert_eq!(both.protocol().as_deref(), Some("http/1.1"));
+    for (offered, agreed) in [(&["http/1.1", "h2"][..], "h2"), (&["h2"], "h2"), (&["http/1.1"], "http/1.1")] {
+        let connection = client.offering(offered).connect(gateway.address, "a.example").await.unwrap();
+        assert_eq!(connection.protocol().as_deref(), Some(agreed), "{offered:?}");
+    }
     assert!(client.offering(&["acme-tls/1"]).connect(gateway.address, "a.example").await.is_err());
 }
 

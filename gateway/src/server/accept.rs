@@ -93,7 +93,7 @@ impl<A: Application> Post<A> {
         };
         let (application, server) = (self.applications[worker].clone(), self.server.clone());
         let serve = async move |stream| {
-            connection::serve(stream, Peer { address, local, tls: None }, &*application, &server).await;
+            connection::serve(stream, Peer { address, local, tls: None }, &application, &server).await;
             drop((place, load));
         };
         if worker == accepted_by {

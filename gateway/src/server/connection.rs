@@ -1,6 +1,11 @@
-//! One connection: requests one after the other, each handed to the application.
+//! One connection: which protocol it speaks, and with HTTP/1.1, requests one after the other, each handed to the
+//! application.
 //!
 //! What all requests of a connection need is borrowed from the connection's task, so that a request copies nothing.
+//!
+//! Over TLS the handshake says whether [HTTP/2](super::http2) is spoken. Without it, nobody looks ahead: the gatekeeper
+//! sees the first line of HTTP/2's preface as it sees any, and hyper's HTTP/1.1 is told that there is nothing for it. So
+//! a connection that speaks HTTP/1.1 pays nothing for the other's being possible.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -20,6 +25,7 @@ use tracing::{debug, warn};
 use super::deadline::{self, Phase, UntilEnd};
 use super::farewell::{part, written};
 use super::gatekeeper::{Exit, Gatekeeper, Left};
+use super::http2;
 use super::stop::Stop;
 use super::{Application, Handle, Manners, Peer};
 use crate::tls::Accepted;
@@ -35,30 +41,34 @@ const DEFAULT_HEADERS: usize = 100;
 const READ_AHEAD: usize = 408 * 1024;
 
 /// Serves a connection to its end. With TLS, its handshake comes first.
-pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, application: &A, server: &Handle) {
+pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, application: &Arc<A>, server: &Handle) {
     let manners = application.manners();
     let stream = Wire::new(stream);
     let Some(tls) = application.tls() else {
-        return exchange(stream, peer, application, &manners, &server.stop).await;
+        return exchange(stream, peer, application, &manners, server).await;
     };
     // Both are boxed: a connection without TLS has no room for them, and one with TLS none for its handshake.
     let shaken = Box::pin(server.handshakes.shake(&tls, stream, &peer, &manners)).await;
     drop(tls);
-    if let Some(Accepted { stream, secured }) = shaken {
+    if let Some(Accepted { stream, secured, http2 }) = shaken {
         peer.tls = Some(Arc::new(secured));
-        Box::pin(exchange(stream, peer, application, &manners, &server.stop)).await;
+        if http2 {
+            return Box::pin(http2::serve(stream, Vec::new(), peer, application, &manners, server)).await;
+        }
+        Box::pin(exchange(stream, peer, application, &manners, server)).await;
     }
 }
 
 /// Reads requests and writes answers until one of the two has no more.
-async fn exchange<S, A>(stream: S, peer: Peer, application: &A, manners: &Manners, stop: &Stop)
+async fn exchange<S, A>(stream: S, peer: Peer, application: &Arc<A>, manners: &Manners, server: &Handle)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Application,
 {
+    let stop = &server.stop;
     let (phase, exit) = (Phase::new(), Exit::new());
     let io = Gatekeeper::new(stream, manners, phase.clone(), exit.clone());
-    let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
+    let requests = Requests { application: &**application, peer, phase, stop, body_idle: manners.body_idle };
     let mut http1 = http1::Builder::new();
     // Told a number, hyper makes room for that many headers anew at every request.
     if manners.headers > DEFAULT_HEADERS {
@@ -82,9 +92,14 @@ where
         Err(error) => debug!(peer = %requests.peer.address, %error, "a connection ended early"),
         Ok(()) => {}
     }
-    if let Some(left) = exit.take() {
-        // Boxed, so that connections which come to a better end have no room for it.
-        Box::pin(requests.part(left)).await;
+    // Boxed, so that connections which come to a better end have no room for it.
+    match exit.take() {
+        None => {}
+        // Over TLS the version is agreed on in the handshake (RFC 9113 §3.2).
+        Some(Left { io, preface: Some(read), .. }) if requests.peer.tls.is_none() => {
+            Box::pin(http2::serve(io, read, requests.peer, application, manners, server)).await;
+        }
+        Some(left) => Box::pin(requests.part(left)).await,
     }
 }
 

@@ -14,9 +14,9 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
+use tower::BoxError;
 
 /// How far the answers on a connection are. All of it is written and read by the connection's own task.
 #[derive(Clone)]
@@ -122,7 +122,11 @@ impl<B: HttpBody> HttpBody for UntilEnd<B> {
 }
 
 /// A request's body that fails when it stands still for longer than `idle`.
-pub(super) fn body(body: Incoming, idle: Option<Duration>) -> Body {
+pub(super) fn body<B>(body: B, idle: Option<Duration>) -> Body
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     match idle {
         // Most requests have none, and nothing needs to be allocated for it.
         _ if body.is_end_stream() => Body::empty(),
@@ -132,16 +136,19 @@ pub(super) fn body(body: Incoming, idle: Option<Duration>) -> Body {
 }
 
 pin_project! {
-    struct IdleBody {
+    struct IdleBody<B> {
         #[pin]
-        body: Incoming,
+        body: B,
         idle: Duration,
         #[pin]
         clock: Option<Sleep>,
     }
 }
 
-impl HttpBody for IdleBody {
+impl<B: HttpBody<Data = Bytes>> HttpBody for IdleBody<B>
+where
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -9,6 +9,7 @@
 //! [takes its leave](super::farewell) with an answer of its own.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -24,6 +25,9 @@ use super::strict::{Fault, Gate, Limits, Place, Refusal};
 
 /// How much is read ahead while nobody knows which protocol it is of.
 const AHEAD: usize = 16 * 1024;
+
+/// The first line of HTTP/2's preface.
+const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// A connection whose bytes pass a gate.
 pub(super) struct Gatekeeper<I> {
@@ -55,6 +59,8 @@ pub(super) struct Left<I> {
     pub(super) io: I,
     /// What is still to be answered.
     pub(super) refusal: Option<Refusal>,
+    /// What the connection began with, if it began with the preface of HTTP/2.
+    pub(super) preface: Option<Vec<u8>>,
 }
 
 impl<I> Exit<I> {
@@ -123,7 +129,7 @@ impl<I> Gatekeeper<I> {
     #[cold]
     fn hold(&mut self, rest: &[u8], refusal: Option<Refusal>) {
         self.refusal = refusal;
-        if self.refusal.is_none() {
+        if self.refusal.as_ref().is_none_or(|refusal| refusal.fault == Fault::Http2) {
             self.held.extend_from_slice(rest);
         }
     }
@@ -281,7 +287,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
         // overtake our last words.
         if let Some(io) = this.io.take() {
             let refusal = if this.told { this.refusal.take() } else { None };
-            this.exit.leave(Left { io, refusal });
+            // Somebody who speaks HTTP/2 says so at once.
+            let is_preface = this.gate.requests() == 0 && this.held.starts_with(PREFACE_LINE);
+            let preface = is_preface.then(|| mem::take(&mut this.held));
+            this.exit.leave(Left { io, refusal, preface });
         }
         Poll::Ready(Ok(()))
     }

@@ -14,6 +14,7 @@ mod deadline;
 mod farewell;
 mod gatekeeper;
 mod handshake;
+mod http2;
 mod places;
 mod socket;
 mod stop;

@@ -15,6 +15,7 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::Downstream;
 use super::client::identity;
 use super::downstream::Secured;
+use super::terms::HTTP2;
 
 /// The first byte of every TLS connection: the record is one of a handshake.
 const HANDSHAKE: u8 = 0x16;
@@ -32,6 +33,8 @@ pub struct Accepted<S> {
     pub stream: TlsStream<S>,
     /// What the handshake established.
     pub secured: Secured,
+    /// Whether HTTP/2 was agreed on. If not, it is HTTP/1.1.
+    pub http2: bool,
 }
 
 /// Why there was no handshake.
@@ -140,7 +143,8 @@ impl Downstream {
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             certificate,
         };
-        Ok(Accepted { secured: Secured::new(tls, &offer), stream })
+        let http2 = connection.alpn_protocol() == Some(HTTP2);
+        Ok(Accepted { secured: Secured::new(tls, &offer), http2, stream })
     }
 }
 

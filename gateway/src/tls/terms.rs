@@ -15,8 +15,11 @@ use super::choose::Chooser;
 use super::tickets::Tickets;
 use super::{provider, versions};
 
+/// What HTTP/2 is called in a handshake.
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// What is spoken after the handshake, best first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 
 /// A listener's terms.
 #[derive(Debug, Clone)]

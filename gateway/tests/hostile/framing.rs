@@ -22,7 +22,7 @@ const GADGETS: &[(&str, u16, &str)] = &[
     ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "`#`"),
     ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "request line"),
     ("GET / HTTP/1.3\r\nHost: a\r\n\r\n", 505, "HTTP/1.0 and HTTP/1.1"),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2"),
+    ("\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2"),
     ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\na", 400, "another protocol"),
     ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}", 400, "TLS"),
     // These two the gate lets through, for who is asked says nothing about where a request ends.

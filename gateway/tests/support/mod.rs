@@ -5,6 +5,7 @@
 pub mod echo;
 pub mod fetched;
 pub mod gateway;
+pub mod http2;
 pub mod logged;
 pub mod pki;
 pub mod proxy;

@@ -195,6 +195,11 @@ impl Secure {
         sent.and(answer)
     }
 
+    /// The connection itself.
+    pub fn into_stream(self) -> TlsStream<TcpStream> {
+        self.0
+    }
+
     /// Whether the other end has closed it.
     pub async fn is_over(&mut self) -> bool {
         self.0.read_u8().await.is_err()

@@ -228,11 +228,7 @@ impl Facts {
             return Err(Refusal::at(Fault::LikeFraming, name));
         }
         let value = trim(value);
-        // One way to write a number: no sign, no list, and no zeros in front, which somebody may take for octal.
-        let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(value).ok().filter(|_| plain).and_then(|digits| digits.parse::<i64>().ok());
-        let number =
-            number.and_then(|number| u64::try_from(number).ok()).ok_or_else(|| Refusal::at(Fault::Length, value))?;
+        let number = plain_number(value).ok_or_else(|| Refusal::at(Fault::Length, value))?;
         if self.length.is_some_and(|known| known != number) {
             return Err(Refusal::at(Fault::Lengths, value));
         }
@@ -335,6 +331,13 @@ fn fault_of_coding(value: &[u8]) -> Fault {
     if ends_well && known { Fault::UnknownCoding } else { Fault::Coding }
 }
 
+/// One way to write a number: no sign, no list, and no zeros in front, which somebody may take for octal.
+pub(super) fn plain_number(value: &[u8]) -> Option<u64> {
+    let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().filter(|_| plain)?.parse::<i64>().ok()?;
+    u64::try_from(number).ok()
+}
+
 /// What of a request line may be shown.
 fn until_query(text: &[u8]) -> &[u8] {
     &text[..text.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(text.len())]
@@ -353,7 +356,7 @@ fn names(name: &[u8], known: &[u8]) -> bool {
 }
 
 /// Whether it is a known name, also with underscores: CGI and its heirs make no difference.
-fn resembles(name: &[u8], known: &[u8]) -> bool {
+pub(super) fn resembles(name: &[u8], known: &[u8]) -> bool {
     name.iter().zip(known).all(|(&byte, &known)| byte.to_ascii_lowercase() == known || (byte == b'_' && known == b'-'))
 }
 

@@ -16,7 +16,7 @@
 //! | `Content_Length` and `Transfer_Encoding`, which CGI and its heirs take for the real ones | 400 |
 //! | a method that is no token; a target with `#`, a space, a control byte, or of the wrong form | 400 |
 //! | more than two empty lines before a request; bytes that are not HTTP; a TLS handshake | 400 |
-//! | a version other than 1.0 and 1.1; the preface of HTTP/2 | 505 |
+//! | a version other than 1.0 and 1.1; the preface of HTTP/2 where it comes too late | 505 |
 //! | `Upgrade` or `CONNECT` with a body; but for `Upgrade: h2c`, which clients send along and nobody here accepts | 400 |
 //! | trailers that frame or route a message | 400 |
 //! | a request line over its limit | 414 |
@@ -29,10 +29,12 @@
 
 mod chunks;
 mod head;
+pub mod http2;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
+pub use http2::PREFACE;
 pub use refusal::{Asked, Fault, Refusal};
 
 use chunks::Chunks;

@@ -43,8 +43,10 @@ faults! {
     NotHttp = BadRequest, 400, "this is not HTTP";
     /// A TLS handshake where plain HTTP is spoken.
     Tls = BadRequest, 400, "this port speaks plain HTTP, and a TLS handshake came";
-    /// The preface of HTTP/2 where HTTP/1.1 is spoken.
-    Http2 = BadRequest, 505, "this port speaks HTTP/1.1, and the preface of HTTP/2 came";
+    /// The preface of HTTP/2 where HTTP/1.1 was agreed on, or behind a request of HTTP/1.1.
+    Http2 = BadRequest, 505, "this connection speaks HTTP/1.1, and the preface of HTTP/2 came";
+    /// Something else than the preface of HTTP/2 where that was agreed on.
+    Preface = BadRequest, 400, "this connection was to speak HTTP/2, and does not begin with its preface";
     /// More empty lines before a request than old clients are known to send.
     BlankLines = BadRequest, 400, "there are too many empty lines before the request";
     /// A line feed without a carriage return before it (RFC 9112 §2.2 lets a lenient reader take it for a line's end).
@@ -103,6 +105,12 @@ faults! {
     ChunkEnd = BadRequest, 400, "a chunk does not end where its size says";
     /// A trailer that says how the message is framed or where it goes.
     Trailer = BadRequest, 400, "a trailer has a name that only a header may have";
+    /// `Host` beside another `:authority` (RFC 9113 §8.3.1).
+    Authority = BadRequest, 400, "the Host header and the authority are not the same";
+    /// White space at an end of a value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 cuts off.
+    SpaceAroundValue = BadRequest, 400, "a header's value begins or ends with white space";
+    /// More or fewer bytes of DATA than `content-length` says.
+    BodyLength = BadRequest, 400, "the body is not as long as the Content-Length says";
     /// The end of the connection in the middle of a head.
     Unfinished = BadRequest, 400, "the connection ended in the middle of the head";
     /// The head took longer than allowed.

@@ -1,0 +1,104 @@
+//! What may come in over HTTP/2.
+//!
+//! There bytes have one reading: frames and header blocks are h2's to read. It resets a stream whose header block is
+//! malformed, and ends a connection whose bytes are. What it lets through, and what another version of HTTP could not
+//! say or would read differently, is judged here.
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request};
+
+use super::head::{plain_number, resembles};
+use super::{Asked, Fault, Refusal};
+
+/// What every connection begins with (RFC 9113 §3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Judges a request by its head.
+pub fn check<B>(request: &Request<B>, headers: usize, request_line: usize) -> Result<(), Refusal> {
+    target(request, request_line)
+        .and_then(|()| fields(request.headers(), headers))
+        .map_err(|refusal| Refusal { asked: Some(asked(request)), ..refusal })
+}
+
+fn target<B>(request: &Request<B>, limit: usize) -> Result<(), Refusal> {
+    let (method, uri) = (request.method(), request.uri());
+    if *method == Method::CONNECT {
+        // It has no path, and is refused further on.
+        return Ok(());
+    }
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    if method.as_str().len() + target.len() > limit {
+        return Err(Fault::UriTooLong.into());
+    }
+    match target.as_bytes() {
+        [b'/', ..] => {}
+        b"*" if *method == Method::OPTIONS => {}
+        _ => return Err(Refusal::at(Fault::Target, uri.path().as_bytes())),
+    }
+    // RFC 9113 §8.3.1: a `Host` that says something else than `:authority` makes a request malformed.
+    if let Some(authority) = uri.authority()
+        && request.headers().get_all(HOST).iter().any(|host| !same(host, authority.as_str()))
+    {
+        return Err(Fault::Authority.into());
+    }
+    Ok(())
+}
+
+fn same(host: &HeaderValue, authority: &str) -> bool {
+    host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())
+}
+
+fn fields(headers: &HeaderMap, limit: usize) -> Result<(), Refusal> {
+    if headers.len() > limit {
+        return Err(Fault::TooManyHeaders.into());
+    }
+    for (name, value) in headers {
+        // RFC 9113 §8.2.1. HTTP/1.1 cuts this white space off, so that an instance would read another value than a route.
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(Refusal::at(Fault::SpaceAroundValue, name.as_str().as_bytes()));
+        }
+        let name = name.as_str().as_bytes();
+        match name.len() {
+            14 if resembles(name, CONTENT_LENGTH.as_str().as_bytes()) => {
+                if name.contains(&b'_') {
+                    return Err(Refusal::at(Fault::LikeFraming, name));
+                }
+                if plain_number(value.as_bytes()).is_none() {
+                    return Err(Refusal::at(Fault::Length, value.as_bytes()));
+                }
+            }
+            17 if resembles(name, TRANSFER_ENCODING.as_str().as_bytes()) => {
+                return Err(Refusal::at(Fault::LikeFraming, name));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Judges the trailers of a request. RFC 9110 §6.5.1: what frames or routes a message has no business behind it.
+pub fn check_trailers(trailers: &HeaderMap) -> Result<(), Refusal> {
+    match [CONTENT_LENGTH, TRANSFER_ENCODING, HOST].iter().find(|name| trailers.contains_key(*name)) {
+        Some(name) => Err(Refusal::at(Fault::Trailer, name.as_str().as_bytes())),
+        None => Ok(()),
+    }
+}
+
+/// RFC 9113 §8.2.3: what a client has split, so that it compresses better, is one header for everybody else.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut line = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        line.extend_from_slice(b"; ");
+        line.extend_from_slice(crumb.as_bytes());
+    }
+    // It consists of values and `; `, so it is one.
+    if let Ok(line) = HeaderValue::from_maybe_shared(bytes::Bytes::from(line)) {
+        headers.insert(COOKIE, line);
+    }
+}
+
+fn asked<B>(request: &Request<B>) -> Asked {
+    Asked { method: request.method().as_str().into(), path: request.uri().path().into() }
+}
