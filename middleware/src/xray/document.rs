@@ -152,7 +152,7 @@ fn segment(out: &mut Vec<u8>, record: &Record, detail: Detail) {
             aws.object("xray", |xray| {
                 xray.text("sdk", "Portcullis for Rust");
                 xray.text("sdk_version", env!("CARGO_PKG_VERSION"));
-                xray.raw("auto_instrumentation", false);
+                xray.truth("auto_instrumentation", false);
             });
         });
         segment.object("annotations", |annotations| annotate(annotations, record, detail));
@@ -206,15 +206,15 @@ fn subsegment(object: &mut Object<'_>, record: &Record, index: usize, call: &Cal
     }
     object.object("metadata", |metadata| {
         metadata.object("gateway", |gateway| {
-            gateway.raw("attempt", index + 1);
+            gateway.number("attempt", index + 1);
             gateway.text("address", &call.instance);
             // Why there is a second attempt: how the one before it ended.
             if let Some(failure) = earlier.last().and_then(|earlier| earlier.failure) {
                 gateway.text("reason", failure.kind);
             } else if let Some(status) = earlier.last().and_then(|earlier| earlier.status) {
-                gateway.raw("reason", status);
+                gateway.number("reason", status);
             }
-            gateway.raw("reused_connection", call.reused);
+            gateway.truth("reused_connection", call.reused);
             if let Some(connect) = call.connect {
                 gateway.seconds("connect_seconds", connect);
             }
@@ -233,10 +233,10 @@ fn flags(object: &mut Object<'_>, flags: Flags) {
 
 fn answer(response: &mut Object<'_>, status: Option<u16>, bytes: Option<u64>) {
     if let Some(status) = status {
-        response.raw("status", status);
+        response.number("status", status);
     }
     if let Some(bytes) = bytes {
-        response.raw("content_length", bytes);
+        response.number("content_length", bytes);
     }
 }
 
@@ -271,9 +271,9 @@ fn annotate(annotations: &mut Object<'_>, record: &Record, detail: Detail) {
         }
         match value {
             Value::Text(text) => annotations.text(key, detail.cut(text, MAX_ANNOTATION)),
-            Value::Integer(number) => annotations.raw(key, number),
-            Value::Number(number) => annotations.raw(key, number),
-            Value::Flag(flag) => annotations.raw(key, flag),
+            Value::Integer(number) => annotations.number(key, *number),
+            Value::Number(number) => annotations.decimal(key, *number),
+            Value::Flag(flag) => annotations.truth(key, *flag),
         }
     }
     for (key, value) in &record.annotations {
@@ -288,10 +288,10 @@ fn annotate(annotations: &mut Object<'_>, record: &Record, detail: Detail) {
         }
     }
     if new("attempts") {
-        annotations.raw("attempts", record.tries);
+        annotations.number("attempts", record.tries);
     }
     if let Some(status) = record.grpc_status.filter(|_| new("grpc_status")) {
-        annotations.raw("grpc_status", status);
+        annotations.number("grpc_status", status);
     }
 }
 

@@ -36,21 +36,37 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
-    /// A number, or whatever else writes itself as valid JSON.
-    pub(super) fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
+    /// A whole number.
+    pub(super) fn number(&mut self, key: &str, value: impl itoa::Integer) {
+        self.key(key);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// A number with decimals. It must be finite.
+    pub(super) fn decimal(&mut self, key: &str, value: f64) {
         self.key(key);
         write!(self.out, "{value}").expect("memory takes everything");
     }
 
     /// Microseconds, as seconds with six decimals.
     pub(super) fn seconds(&mut self, key: &str, micros: u64) {
-        self.raw(key, format_args!("{}.{:06}", micros / 1_000_000, micros % 1_000_000));
+        self.number(key, micros / 1_000_000);
+        // A digit more than is wanted, so that it has its zeros. It gives its place to the point.
+        let point = self.out.len();
+        self.out.extend_from_slice(itoa::Buffer::new().format(1_000_000 + micros % 1_000_000).as_bytes());
+        self.out[point] = b'.';
+    }
+
+    /// `true` or `false`.
+    pub(super) fn truth(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// `true`, or nothing at all.
     pub(super) fn flag(&mut self, key: &str, set: bool) {
         if set {
-            self.raw(key, true);
+            self.truth(key, true);
         }
     }
 
@@ -113,10 +129,16 @@ impl<'a> Object<'a> {
 
 /// Writes a text in quotes. RFC 8259 §7: quotes, backslashes and control characters are escaped.
 fn quote(out: &mut Vec<u8>, text: &str) {
+    let plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
     out.push(b'"');
+    // Nearly all are plain as a whole, and many bytes are looked at in one step if nothing stops it.
+    if text.bytes().fold(true, |all, byte| all & plain(byte)) {
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     let mut from = 0;
     for (at, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
+        if plain(byte) {
             continue;
         }
         out.extend_from_slice(&text.as_bytes()[from..at]);
@@ -152,16 +174,18 @@ mod tests {
             object.flag("yes", true);
             object.object("nested", |nested| {
                 nested.object("none", |_| ());
-                nested.raw("n", -3);
+                nested.number("n", -3);
+                nested.decimal("d", 0.5);
+                nested.truth("no", false);
                 nested.seconds("t", 1_700_000_000_000_123);
             });
-            object.list("list", [1, 2], |item, n| item.raw("n", n));
-            object.list("empty_list", [0; 0], |item, n| item.raw("n", n));
+            object.list("list", [1, 2], |item, n| item.number("n", n));
+            object.list("empty_list", [0; 0], |item, n| item.number("n", n));
             object.plain_list("ids", [b"a", b"b"]);
         });
         assert_eq!(
             text,
-            r#"{"id":"00ff","yes":true,"nested":{"n":-3,"t":1700000000.000123},"list":[{"n":1},{"n":2}],"ids":["a","b"]}"#
+            r#"{"id":"00ff","yes":true,"nested":{"n":-3,"d":0.5,"no":false,"t":1700000000.000123},"list":[{"n":1},{"n":2}],"ids":["a","b"]}"#
         );
     }
 
