@@ -5,14 +5,13 @@
 use std::ops::Range;
 
 use crate::units::{InstanceAddress, ListenAddress};
-use crate::{Balance, Faults, File, Listener, Protocol, Service};
+use crate::{Balance, Faults, File, Listener, Service};
 
 /// What the reference adds to a key: its table's type, the key, the sentence.
-pub(crate) const REMARKS: [(&str, &str, &str); 6] = [
+pub(crate) const REMARKS: [(&str, &str, &str); 5] = [
     ("Listener", "address", "This version serves no `unix:` address yet."),
     ("Listener", "proxy_protocol", "This version does not serve it yet."),
     ("Service", "instances", "This version serves no `unix:` address yet."),
-    ("Service", "protocol", "This version serves only `http1` yet."),
     ("Service", "balance", "This version serves only `round_robin` yet."),
     ("Service", "health", "This version does not serve it yet."),
 ];
@@ -46,9 +45,6 @@ fn of_service(service: &Service) -> Found<'_> {
         if matches!(instance.address, InstanceAddress::Unix(_)) {
             found.push(("a `unix:` address", instance.span.clone()));
         }
-    }
-    if service.protocol.value != Protocol::Http1 {
-        found.push(("a protocol other than `http1`", service.protocol.span.clone()));
     }
     if service.balance.value != Balance::RoundRobin {
         found.push(("a balance other than `round_robin`", service.balance.span.clone()));

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::file::DEFAULT_REGISTRY;
-use crate::{Named, Service};
+use crate::{Named, Protocol, Service};
 
 impl Check<'_> {
     pub(super) fn services(&mut self) {
@@ -13,6 +13,7 @@ impl Check<'_> {
 
     fn service(&mut self, service: &Named<Service>) {
         let Named { name, value, .. } = service;
+        self.protocol(value);
         match (&value.registry, &value.instances) {
             (Some(registry), Some(instances)) => {
                 let said = format!("service `{name}` has both `instances` and a `registry`");
@@ -50,6 +51,23 @@ impl Check<'_> {
                     self.error(&name.span, said).label("no registry is called `default`, which it would use");
                 }
             }
+        }
+    }
+
+    /// A protocol and TLS that contradict each other.
+    fn protocol(&mut self, service: &Service) {
+        let protocol = &service.protocol;
+        match (protocol.value, &service.tls) {
+            (Protocol::H2, None) => {
+                self.error(&protocol.span, "`h2` is HTTP/2 over TLS, and this service has no `tls`")
+                    .help("add `tls = {}`, or write \"h2c\" for HTTP/2 without TLS");
+            }
+            (Protocol::H2c, Some(tls)) => {
+                self.error(&protocol.span, "`h2c` is HTTP/2 without TLS, and this service has `tls`")
+                    .also(tls.span.clone(), "TLS towards its instances")
+                    .help("write \"h2\" for HTTP/2 over TLS, or remove `tls`");
+            }
+            _ => {}
         }
     }
 

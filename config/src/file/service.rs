@@ -25,7 +25,8 @@ pub struct Service {
     pub name: Option<Spanned<String>>,
     /// Its instances, instead of a registry. An empty list answers 503.
     pub instances: Option<Spanned<Vec<Spanned<Instance>>>>,
-    /// The protocol that its instances speak.
+    /// The protocol that its instances speak: `http1`, `h2` (with `tls`), `h2c` (without), or `auto`, which is what TLS
+    /// agrees on. Many requests share a connection of HTTP/2; gRPC needs it.
     pub protocol: Spanned<Protocol>,
     /// Settings of TLS, if its instances speak it.
     pub tls: Option<Spanned<ServiceTls>>,
@@ -109,17 +110,18 @@ impl JsonSchema for Instance {
 }
 
 /// The protocol that instances speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// HTTP/1.1
+    /// HTTP/1.1, with or without `tls`.
     #[default]
     Http1,
-    /// HTTP/2 over TLS.
+    /// HTTP/2 over `tls`. An instance that does not agree to it in the handshake gets no request.
     H2,
-    /// HTTP/2 without TLS.
+    /// HTTP/2 without TLS, known beforehand.
     H2c,
-    /// Whatever TLS negotiates.
+    /// With `tls` what the handshake agrees on: HTTP/2 if the instance speaks it, else HTTP/1.1. Without, HTTP/1.1; and
+    /// HTTP/2 for gRPC, which there is over nothing else.
     Auto,
 }
 

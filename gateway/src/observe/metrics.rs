@@ -152,6 +152,14 @@ impl Scrape {
                 open.gauge(&[("service", &**service), ("state", state)], count)?;
             }
         }
+        let mut streams = page.family(
+            "portcullis_upstream_streams",
+            "Streams open on connections to instances that requests share (HTTP/2)",
+            MetricType::Gauge,
+        )?;
+        for (service, counts) in &self.connections {
+            streams.gauge(&[("service", &**service)], counts.streams)?;
+        }
         let mut created =
             page.family("portcullis_upstream_connections_created", "Connections opened", MetricType::Counter)?;
         for (service, counts) in &self.connections {

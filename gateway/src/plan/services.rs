@@ -68,7 +68,7 @@ impl ServiceBook {
         let (key, service) = (&named.name, &named.value);
         let mut policy = Policy::from(service);
         if let Some(written) = &service.tls {
-            policy.tls = Some(tls.build(written, &file.document, faults)?);
+            policy.tls = Some(tls.build(written, policy.protocol, &file.document, faults)?);
         }
         let live = match &service.instances {
             Some(instances) => fixed(file, key, instances, faults)?,

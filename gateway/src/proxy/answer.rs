@@ -4,8 +4,7 @@
 //! over. What came, and how it ended, is noted in the exchange; the connection is given back when both bodies were read to their ends, and closed otherwise. A body that
 //! ends early ends in an error, so that the client's connection breaks as well instead of ending well.
 
-use std::error::Error as StdError;
-use std::io;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -14,13 +13,16 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use portcullis_middleware::body::CutShort;
 use portcullis_middleware::{Cause, Exchange};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::alarm::Alarm;
+use super::connection::http2::Pipe;
+use super::connection::{Reply, ReplyBody};
 use super::pool::{Errand, Lease};
+use super::sharing::Visit;
 use super::upload::Upload;
 
 /// What is known about an attempt, noted in its exchange as it becomes known. One that is dropped before it ended was
@@ -97,24 +99,62 @@ struct Rest {
     upload: Upload,
 }
 
-/// Who drives the connection.
-enum Course {
+/// Who drives the connection, and sends what is left of the request.
+///
+/// A client may not read any of an answer before it has sent all of its request: an answer that nobody reads must not
+/// keep the request from going on. So where the request is not over when the answer begins, a task sees to it.
+pub(super) enum Course {
     /// Whoever reads the answer.
     Reader(Lease),
-    /// A task of its own. A client may not read any of an answer before it has sent all of its request: an answer that
-    /// nobody reads must not keep the request from going on.
+    /// A task of its own.
     Task(Errand, Alarm),
+    /// The shared connection's own task drives it.
+    Stream(Stream),
+}
+
+/// A stream whose answer has begun. Dropping it resets what is not over.
+pub(super) struct Stream {
+    /// The rest of the request, until a task sends it.
+    pipe: Option<Pipe>,
+    _sending: Option<AbortOnDropHandle<()>>,
+    alarm: Alarm,
+    _visit: Visit,
+}
+
+impl Stream {
+    pub(super) fn new((pipe, alarm): (Option<Pipe>, Alarm), visit: Visit) -> Self {
+        Self { pipe, _sending: None, alarm, _visit: visit }
+    }
+
+    fn see_to_the_rest(mut self) -> Self {
+        self._sending = self.pipe.take().map(|mut pipe| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                // Whatever stops it ends the answer too, or is of no concern to it.
+                let _ = poll_fn(|context| pipe.poll(context)).await;
+            }))
+        });
+        self
+    }
 }
 
 impl Course {
+    /// Has a task do what the reader of the answer cannot be relied upon to do.
+    fn see_to_the_rest(self, upload: &Upload) -> Self {
+        match self {
+            Course::Reader(lease) if !upload.is_over() => Course::Task(lease.hand_over(), Alarm::default()),
+            Course::Stream(stream) => Course::Stream(stream.see_to_the_rest()),
+            as_it_is => as_it_is,
+        }
+    }
+
     fn poll_frame(
         &mut self,
-        body: &mut Incoming,
+        body: &mut ReplyBody,
         context: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         match self {
             Course::Reader(lease) => lease.connection().poll_frame(body, context),
-            Course::Task(..) => Pin::new(body).poll_frame(context),
+            _ => body.poll_frame(context),
         }
     }
 
@@ -122,6 +162,7 @@ impl Course {
         match self {
             Course::Reader(lease) => lease.connection().poll_alarm(Some(deadline), context),
             Course::Task(_, alarm) => alarm.poll_until(Some(deadline), context),
+            Course::Stream(stream) => stream.alarm.poll_until(Some(deadline), context),
         }
     }
 }
@@ -135,6 +176,8 @@ impl Rest {
             match self.course {
                 Course::Reader(lease) => lease.release(now),
                 Course::Task(errand, _) => errand.complete(),
+                // The connection goes on as it is. What was not sent is reset.
+                Course::Stream(_) => {}
             }
         }
     }
@@ -146,27 +189,23 @@ impl Rest {
 
 /// Makes the answer that goes to the client out of what an instance answered.
 pub(super) fn stream(
-    response: Response<Incoming>,
-    lease: Lease,
+    response: Reply,
+    course: Course,
     note: Note,
     upload: Upload,
     idle: Option<Duration>,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
     if body.is_end_stream() {
-        Rest { note, course: Course::Reader(lease), upload }.complete(None);
+        Rest { note, course, upload }.complete(None);
         return Response::from_parts(head, Body::empty());
     }
-    let course = match upload.is_over() {
-        true => Course::Reader(lease),
-        false => Course::Task(lease.hand_over(), Alarm::default()),
-    };
-    let rest = Some(Rest { note, course, upload });
+    let rest = Some(Rest { note, course: course.see_to_the_rest(&upload), upload });
     Response::from_parts(head, Body::new(Answer { body, rest, bytes: 0, idle, waiting: None }))
 }
 
 struct Answer {
-    body: Incoming,
+    body: ReplyBody,
     /// Until the end was seen.
     rest: Option<Rest>,
     bytes: u64,
@@ -184,9 +223,15 @@ impl HttpBody for Answer {
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
         let Poll::Ready(frame) = rest.course.poll_frame(&mut this.body, context) else {
             let Some(idle) = this.idle else { return Poll::Pending };
-            let deadline = *this.waiting.get_or_insert_with(Instant::now) + idle;
-            ready!(rest.course.poll_alarm(deadline, context));
-            return Poll::Ready(Some(Err(this.fail(Cause::IdleTimeout))));
+            let mut since = *this.waiting.get_or_insert_with(Instant::now);
+            loop {
+                ready!(rest.course.poll_alarm(since + idle, context));
+                // An answer may be silent for as long as the request goes on.
+                match rest.upload.progress() {
+                    Some(upload) if upload.moved > since => since = upload.moved,
+                    _ => return Poll::Ready(Some(Err(this.fail(Cause::IdleTimeout)))),
+                }
+            }
         };
         this.waiting = None;
         match frame {
@@ -194,7 +239,10 @@ impl HttpBody for Answer {
                 this.complete();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(this.fail(blame(&error))))),
+            Some(Err(cause)) => {
+                let cause = rest.upload.fault().map_or(cause, |(cause, _)| cause);
+                Poll::Ready(Some(Err(this.fail(cause))))
+            }
             Some(Ok(frame)) => {
                 this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 // Whoever sees the end coming does not ask again, and nothing comes after trailers.
@@ -227,13 +275,5 @@ impl Answer {
             rest.fail(self.bytes, cause);
         }
         CutShort(cause)
-    }
-}
-
-fn blame(error: &hyper::Error) -> Cause {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    match io.map(io::Error::kind) {
-        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => Cause::BadUpstreamResponse,
-        _ => Cause::ResetAfterHeaders,
     }
 }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::mem;
 use std::pin::{Pin, pin};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,16 +11,18 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use http_body::Body as _;
+use portcullis_config::Protocol;
 use portcullis_middleware::{Cause, Exchange};
 use tokio::time::{Instant, timeout};
 
-use super::answer::{self, Note};
-use super::connection::{Connection, Outgoing, Reply, Unanswered};
+use super::answer::{self, Course, Note, Stream};
+use super::connection::http2::InFlight;
+use super::connection::{Connection, Outgoing, Reply, Speak, Unanswered};
 use super::failure::{Failure, Fault};
 use super::headers;
-use super::policy::{Host, NEVER, Retry, Timeouts};
+use super::policy::{Host, NEVER, Policy, Retry, Timeouts};
 use super::pool::Lease;
+use super::sharing::{Place, Way};
 use super::upload::{Progress, Upload};
 use super::upstream::{Table, Target};
 
@@ -42,11 +44,13 @@ pub(super) struct Message {
 
 impl Message {
     /// Takes a request whose headers are [prepared](headers::prepare).
-    pub(super) fn new(exchange: Exchange, head: Parts, body: Body, retry: &Retry) -> Self {
+    pub(super) fn new(exchange: Exchange, head: Parts, body: Body, retry: &Retry, policy: &Policy) -> Self {
         let Parts { method, uri, mut headers, .. } = head;
         let repeats = retry.repeats(&method);
+        // An instance that speaks HTTP/2 may say that it did nothing with a request whose body it got.
+        let keep = repeats || retry.attempts > 1 && policy.protocol != Protocol::Http1;
         let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let upload = Upload::new(body, repeats, expects);
+        let upload = Upload::new(body, keep, expects);
         if !expects || upload.is_empty() {
             headers.remove(EXPECT);
         }
@@ -76,7 +80,7 @@ impl Message {
         };
         let note = Note::new(&self.exchange, number, Instant::now());
         match self.try_send(target, timeouts, turn, &note).await {
-            Ok((response, lease)) => Ok(Answered { response, lease, note }),
+            Ok((response, course)) => Ok(Answered { response, course, note }),
             Err(failure) => {
                 note.failed(failure.cause);
                 Err(failure)
@@ -90,21 +94,19 @@ impl Message {
         timeouts: &Timeouts,
         turn: Turn,
         note: &Note,
-    ) -> Result<(Reply, Lease), Failure> {
+    ) -> Result<(Reply, Course), Failure> {
         let deadline = timeouts.attempt.map(|limit| note.started() + limit);
-        let mut lease = connect(target, timeouts, deadline, note.started(), turn).await?;
-        let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
-
-        // Once it may have been sent, another attempt follows only if it can bear being done twice.
-        let keep = self.repeats && !turn.is_last;
-        let reply = pin!(lease.connection().send(self.request(keep)));
-        let mut response = match self.wait(lease.connection(), reply, &clocks).await {
-            Ok(response) => response,
-            Err(Unanswered { failure, unsent }) => {
-                if let Some(unsent) = unsent {
-                    self.headers = unsent;
-                }
-                return Err(self.explain(failure, lease.is_reused()));
+        let speak = target.pool.speak(self.exchange.is_grpc());
+        let way = connect(target, speak, timeouts, deadline, note.started(), turn).await?;
+        let (mut response, course) = match way {
+            Way::Alone(lease) => {
+                let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
+                self.send_alone(lease, turn, &clocks).await?
+            }
+            // Boxed, so that requests over HTTP/1.1 have no room for it.
+            Way::Shared(place) => {
+                let clocks = Clocks { timeouts, deadline, sent: note.connected(place.is_reused()) };
+                Box::pin(self.send_shared(place, turn, &clocks)).await?
             }
         };
 
@@ -115,7 +117,36 @@ impl Message {
             // RFC 9110 §8.6: there is no body, and no length of it.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        Ok((response, lease))
+        Ok((response, course))
+    }
+
+    async fn send_alone(
+        &mut self,
+        mut lease: Lease,
+        turn: Turn,
+        clocks: &Clocks<'_>,
+    ) -> Result<(Reply, Course), Failure> {
+        // Once it may have been sent, another attempt follows only if it can bear being done twice.
+        let keep = self.repeats && !turn.is_last;
+        let reply = pin!(lease.connection().send(self.request(keep)));
+        match self.wait(Alone { connection: lease.connection(), reply }, clocks).await {
+            Ok(response) => Ok((response, Course::Reader(lease))),
+            Err(Unanswered { failure, unsent }) => {
+                if let Some(unsent) = unsent {
+                    self.headers = unsent;
+                }
+                Err(self.explain(failure, lease.is_reused()))
+            }
+        }
+    }
+
+    async fn send_shared(&mut self, place: Place, turn: Turn, clocks: &Clocks<'_>) -> Result<(Reply, Course), Failure> {
+        // The instance may yet say that it did nothing with it.
+        let (mut stream, visit) = place.send(self.request(!turn.is_last))?;
+        match self.wait(&mut stream, clocks).await {
+            Ok(response) => Ok((response, Course::Stream(Stream::new(stream.rest(), visit)))),
+            Err(Unanswered { failure, .. }) => Err(self.explain(failure, false)),
+        }
     }
 
     /// The request for one attempt. Its headers are copied only if a further one may need them.
@@ -128,20 +159,15 @@ impl Message {
     }
 
     /// Waits for the head of the answer as long as something moves: first the request's body, then the answer.
-    async fn wait(
-        &self,
-        connection: &mut Connection,
-        mut reply: Pin<&mut impl Future<Output = Result<Reply, Unanswered>>>,
-        clocks: &Clocks<'_>,
-    ) -> Result<Reply, Unanswered> {
+    async fn wait(&self, mut answering: impl Answering, clocks: &Clocks<'_>) -> Result<Reply, Unanswered> {
         poll_fn(|context| {
             loop {
                 let quiet = self.upload.is_over();
-                if let Poll::Ready(reply) = connection.poll_reply(reply.as_mut(), quiet, context) {
+                if let Poll::Ready(reply) = answering.poll_reply(quiet, context) {
                     return Poll::Ready(reply);
                 }
                 let (alarm, then) = clocks.next(&self.upload);
-                ready!(connection.poll_alarm(alarm, context));
+                ready!(answering.poll_alarm(alarm, context));
                 match then {
                     Then::GoOn => self.upload.go_on(),
                     Then::GiveUp(failure) => return Poll::Ready(Err(failure.into())),
@@ -158,6 +184,41 @@ impl Message {
             Fault::Reset if reused => Failure { fault: Fault::Stale, ..failure },
             _ => failure,
         }
+    }
+}
+
+/// What an answer comes over that has not begun.
+trait Answering {
+    /// The answer. With `quiet`, nothing is left to be sent.
+    fn poll_reply(&mut self, quiet: bool, context: &mut Context<'_>) -> Poll<Result<Reply, Unanswered>>;
+
+    /// Ready at a deadline.
+    fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A connection that this exchange has for itself.
+struct Alone<'a, F> {
+    connection: &'a mut Connection,
+    reply: Pin<&'a mut F>,
+}
+
+impl<F: Future<Output = Result<Reply, Unanswered>>> Answering for Alone<'_, F> {
+    fn poll_reply(&mut self, quiet: bool, context: &mut Context<'_>) -> Poll<Result<Reply, Unanswered>> {
+        self.connection.poll_reply(self.reply.as_mut(), quiet, context)
+    }
+
+    fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+        self.connection.poll_alarm(deadline, context)
+    }
+}
+
+impl Answering for &mut InFlight {
+    fn poll_reply(&mut self, _: bool, context: &mut Context<'_>) -> Poll<Result<Reply, Unanswered>> {
+        InFlight::poll_reply(self, context)
+    }
+
+    fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+        InFlight::poll_alarm(self, deadline, context)
     }
 }
 
@@ -219,27 +280,36 @@ fn secure(asked: &Uri, target: &Target) -> Uri {
 
 async fn connect(
     target: &Target,
+    speak: Speak,
     timeouts: &Timeouts,
     deadline: Option<Instant>,
     now: Instant,
     turn: Turn,
-) -> Result<Lease, Failure> {
-    if turn.is_first
+) -> Result<Way, Failure> {
+    // A connection that is shared is watched by its driver, so that one which is gone is not among them.
+    if speak != Speak::Http1
+        && let Some(place) = target.pool.enter(now)
+    {
+        return Ok(Way::Shared(place));
+    }
+    if speak != Speak::Http2
+        && turn.is_first
         && let Some(lease) = target.pool.reuse(now)
     {
-        return Ok(lease);
+        return Ok(Way::Alone(lease));
     }
     let left = deadline.map_or(NEVER, |deadline| deadline.saturating_duration_since(Instant::now()));
     let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
+    let limit = timeouts.connect.unwrap_or(NEVER);
     // Boxed, so that the requests which find an open connection have no room for it.
-    let open = Box::pin(timeout(left.min(timeouts.connect.unwrap_or(NEVER)), target.pool.open()));
+    let open = Box::pin(timeout(left.min(limit), target.pool.open(speak, limit)));
     open.await.unwrap_or(Err(late))
 }
 
 /// The head of an answer, and what its body comes over.
 pub(super) struct Answered {
     response: Reply,
-    lease: Lease,
+    course: Course,
     note: Note,
 }
 
@@ -250,14 +320,16 @@ impl Answered {
 
     /// The answer for the client.
     pub(super) fn stream(self, upload: Upload, idle: Option<Duration>) -> Response<Body> {
-        answer::stream(self.response, self.lease, self.note, upload, idle)
+        answer::stream(self.response, self.course, self.note, upload, idle)
     }
 
     /// Another attempt follows.
     pub(super) fn discard(self) {
         let now = self.note.discarded();
-        if self.response.body().is_end_stream() {
-            self.lease.release(now);
+        if let Course::Reader(lease) = self.course
+            && self.response.body().is_end_stream()
+        {
+            lease.release(now);
         }
     }
 }

@@ -19,7 +19,8 @@ pub(super) struct Failure {
 pub(super) enum Fault {
     /// Nothing: there was no connection.
     Connect,
-    /// Nothing: the connection was gone before anything was written to it.
+    /// Nothing: the connection was gone before anything was written to it, or the instance says that it did not look at
+    /// the request.
     Unsent,
     /// The connection broke before the answer began, and the instance may have acted.
     Reset,

@@ -7,15 +7,18 @@ mod alarm;
 mod answer;
 mod attempt;
 mod connection;
+mod counts;
 mod failure;
 mod forward;
 pub mod headers;
 mod policy;
 mod pool;
 mod rehearsal;
+mod sharing;
 mod upload;
 mod upstream;
 
+pub use connection::http2::Pings;
 pub use forward::{Forward, Resolve, Resolved, Service};
 pub use policy::{Host, Overrides, Policy, Retry, Timeouts};
 pub use pool::{Closed, Counts, Limits, Pools};

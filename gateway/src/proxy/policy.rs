@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use portcullis_config::Protocol;
 use portcullis_config::file::{self, RetryOn};
 use portcullis_config::units;
 
@@ -20,6 +21,8 @@ pub struct Policy {
     pub retry: Retry,
     /// How to shake hands with instances, if they speak TLS.
     pub tls: Option<Arc<tls::Upstream>>,
+    /// What is spoken with them.
+    pub protocol: Protocol,
 }
 
 /// Which `Host` an instance sees.
@@ -48,7 +51,8 @@ pub struct Timeouts {
 /// When a request is tried again.
 ///
 /// Two faults say that an instance did nothing with the request, and do not depend on its method: no connection came
-/// about, or the connection was gone before anything was written to it. A connection that was open already and breaks
+/// about, or nothing of the request was looked at, since the connection was gone before anything was written to it or
+/// the instance says so (HTTP/2 has words for that). A connection that was open already and breaks
 /// before the answer begins most likely was closed by an idle instance; that is retried for idempotent methods. So are
 /// all further reasons, of which a new connection that breaks is one unless a `retry` leaves it out: a `POST` that an
 /// instance may have seen is never sent again.
@@ -101,6 +105,7 @@ impl From<&file::Service> for Policy {
             retry: service.retry.as_ref().map(Retry::from).unwrap_or_default(),
             // Its files are read by whoever builds the plan.
             tls: None,
+            protocol: service.protocol.value,
         }
     }
 }

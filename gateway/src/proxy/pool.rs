@@ -2,23 +2,28 @@
 //!
 //! Every worker has a pool of its own for every instance of a service. A request takes the connection that was used
 //! last, so that those which are not needed grow old and are closed. Whether the other end closed one meanwhile is seen
-//! before it is used again. [`Pools`] keeps them by service and address, across reloads; [`Pools::sweep`] closes what
-//! nobody wants.
+//! before it is used again. Connections that many requests share are [beside them](super::sharing). [`Pools`] keeps
+//! pools by service and address, across reloads; [`Pools::sweep`] closes what nobody wants.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use portcullis_config::Protocol;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::{Connection, Connector, State};
-use super::failure::Failure;
+pub use super::counts::{Closed, Counts};
+
+use super::connection::http2::Pings;
+use super::connection::{Connection, Connector, Speak, State};
+use super::counts::Counters;
+use super::sharing::Sharing;
 use crate::registry::Address;
 use crate::tls;
 use crate::worker::Sharded;
@@ -44,11 +49,20 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How old one may become and still begin another exchange.
     pub age: Option<Duration>,
+    /// When one that is shared is asked whether it is still there.
+    pub pings: Pings,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { idle: 256, idle_timeout: Duration::from_secs(60), age: None }
+        Self { idle: 256, idle_timeout: Duration::from_secs(60), age: None, pings: Pings::default() }
+    }
+}
+
+impl Limits {
+    /// Whether a connection that was opened then is too old for another exchange.
+    pub(super) fn is_old(&self, opened: Instant, now: Instant) -> bool {
+        self.age.is_some_and(|age| now.duration_since(opened) >= age)
     }
 }
 
@@ -62,10 +76,12 @@ pub struct Pools {
     tending: OnceLock<AbortOnDropHandle<()>>,
 }
 
+/// The service, the address, how hands are shaken there, and what is spoken.
+type Key = (Arc<str>, Address, Option<Arc<tls::Upstream>>, Protocol);
+
 #[derive(Debug, Default)]
 struct Known {
-    /// By service, address, and how hands are shaken there.
-    endpoints: HashMap<(Arc<str>, Address, Option<Arc<tls::Upstream>>), Arc<Endpoint>>,
+    endpoints: HashMap<Key, Arc<Endpoint>>,
     counters: HashMap<Arc<str>, Arc<Sharded<Counters>>>,
 }
 
@@ -81,11 +97,13 @@ impl Pools {
         service: &Arc<str>,
         address: &Address,
         tls: Option<&Arc<tls::Upstream>>,
+        protocol: Protocol,
     ) -> Arc<Endpoint> {
         let Known { endpoints, counters } = &mut *self.known();
-        let endpoint = endpoints.entry((service.clone(), address.clone(), tls.cloned())).or_insert_with(|| {
+        let key = (service.clone(), address.clone(), tls.cloned(), protocol);
+        let endpoint = endpoints.entry(key).or_insert_with(|| {
             Arc::new(Endpoint {
-                connector: Arc::new(Connector::new(address.clone(), tls.cloned())),
+                connector: Arc::new(Connector::new(address.clone(), tls.cloned(), protocol)),
                 limits: self.limits,
                 counters: counters.entry(service.clone()).or_default().clone(),
                 pools: Sharded::new(),
@@ -131,7 +149,7 @@ impl Pools {
             known.counters.iter().map(|(service, counters)| (service.clone(), Counters::sum(counters))).collect();
         for ((service, ..), endpoint) in &known.endpoints {
             if let Some(counts) = counts.get_mut(service) {
-                counts.idle += endpoint.pools.iter().map(|pool| pool.idle().len() as i64).sum::<i64>();
+                counts.idle += endpoint.pools.iter().map(|pool| pool.resting() as i64).sum::<i64>();
             }
         }
         counts.into_iter().collect()
@@ -160,6 +178,8 @@ impl Endpoint {
                 limits: self.limits,
                 counters: self.counters.clone(),
                 idle: Mutex::default(),
+                sharing: Mutex::default(),
+                keeps_to_http1: AtomicBool::new(false),
             })
         });
         pool.clone()
@@ -182,11 +202,15 @@ impl Endpoint {
 /// other one has. Only the sweep and a scrape come by, every few seconds.
 #[repr(align(128))]
 pub(super) struct Pool {
-    connector: Arc<Connector>,
-    limits: Limits,
+    pub(super) connector: Arc<Connector>,
+    pub(super) limits: Limits,
     counters: Arc<Sharded<Counters>>,
     /// The one used last is on top. Never locked while anything waits.
     idle: Mutex<Vec<Kept>>,
+    /// Those that many requests share, and who waits for one. Never locked while anything waits.
+    pub(super) sharing: Mutex<Sharing>,
+    /// Where TLS decides what is spoken: it was HTTP/1.1 last.
+    pub(super) keeps_to_http1: AtomicBool,
 }
 
 /// A connection in a pool's books.
@@ -198,13 +222,18 @@ struct Kept {
 }
 
 impl Pool {
+    /// What is spoken for a request of this kind.
+    pub(super) fn speak(&self, is_grpc: bool) -> Speak {
+        self.connector.speak(is_grpc)
+    }
+
     /// A connection that was open already, if there is a good one.
     pub(super) fn reuse(self: &Arc<Self>, now: Instant) -> Option<Lease> {
         loop {
             let mut kept = self.idle().pop()?;
             match self.reason_to_close(&mut kept, now) {
                 None => {
-                    self.count().reused.fetch_add(1, Relaxed);
+                    self.count().reuse();
                     return Some(self.lease(kept, true));
                 }
                 Some(reason) => self.count().close(reason),
@@ -212,13 +241,11 @@ impl Pool {
         }
     }
 
-    /// A new connection.
-    pub(super) async fn open(self: &Arc<Self>) -> Result<Lease, Failure> {
-        let connection = self.connector.connect().await?;
-        self.count().created.fetch_add(1, Relaxed);
-        self.count().open.fetch_add(1, Relaxed);
+    /// Takes up a new connection.
+    pub(super) fn begin(self: &Arc<Self>, connection: Connection) -> Lease {
+        self.count().create();
         let now = Instant::now();
-        Ok(self.lease(Kept { connection, opened: now, since: now }, false))
+        self.lease(Kept { connection, opened: now, since: now }, false)
     }
 
     fn lease(self: &Arc<Self>, kept: Kept, reused: bool) -> Lease {
@@ -244,7 +271,7 @@ impl Pool {
     }
 
     fn is_old(&self, kept: &Kept, now: Instant) -> bool {
-        self.limits.age.is_some_and(|age| now.duration_since(kept.opened) >= age)
+        self.limits.is_old(kept.opened, now)
     }
 
     /// Why an idle connection is of no use.
@@ -257,9 +284,20 @@ impl Pool {
         }
     }
 
-    /// Closes what is of no use. Goes from the bottom to the top, where the worker is busy, and lets go of the lock
-    /// every few connections.
+    /// Closes what is of no use.
     fn sweep(&self, now: Instant) {
+        self.sweep_shared(now);
+        self.sweep_idle(now);
+    }
+
+    /// How many connections nobody uses.
+    fn resting(&self) -> usize {
+        self.idle().len() + self.resting_shared()
+    }
+
+    /// Goes from the bottom to the top, where the worker is busy, and lets go of the lock
+    /// every few connections.
+    fn sweep_idle(&self, now: Instant) {
         let mut from = 0;
         loop {
             let mut reasons = Vec::new();
@@ -284,14 +322,19 @@ impl Pool {
     }
 
     fn clear(&self) {
+        self.clear_shared();
         let all = std::mem::take(&mut *self.idle());
         for _ in all {
             self.count().close(Closed::Unused);
         }
     }
 
-    fn count(&self) -> &Counters {
+    pub(super) fn count(&self) -> &Counters {
         self.counters.mine()
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Sharded<Counters>> {
+        &self.counters
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -383,88 +426,5 @@ impl Errand {
     pub(super) fn complete(self) {
         // The task may have heard of it first, and be gone.
         let _ = self.0.send(());
-    }
-}
-
-/// Why a connection was closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closed {
-    /// The instance closed it.
-    Peer,
-    /// It was idle for too long.
-    Idle,
-    /// It was too old.
-    Age,
-    /// There were enough idle ones.
-    Surplus,
-    /// Its instance is not in use any more.
-    Unused,
-    /// The instance sent something that nobody had asked for.
-    Unexpected,
-    /// An exchange over it did not come to its end: it failed, or the client went away.
-    Broken,
-}
-
-impl Closed {
-    /// Every reason.
-    pub const ALL: [Closed; 7] =
-        [Closed::Peer, Closed::Idle, Closed::Age, Closed::Surplus, Closed::Unused, Closed::Unexpected, Closed::Broken];
-
-    /// Its name as a metric's label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Closed::Peer => "peer",
-            Closed::Idle => "idle",
-            Closed::Age => "age",
-            Closed::Surplus => "surplus",
-            Closed::Unused => "unused",
-            Closed::Unexpected => "unexpected",
-            Closed::Broken => "broken",
-        }
-    }
-}
-
-/// What one worker counts about the connections of a service.
-#[derive(Debug, Default)]
-struct Counters {
-    created: AtomicU64,
-    reused: AtomicU64,
-    /// What this worker opened less what it closed, which may have been another one's.
-    open: AtomicI64,
-    closed: [AtomicU64; Closed::ALL.len()],
-}
-
-/// What was counted about the connections of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// How many were opened.
-    pub created: u64,
-    /// How often one was used again.
-    pub reused: u64,
-    /// How many are open now.
-    pub open: i64,
-    /// How many of those are idle.
-    pub idle: i64,
-    /// How many were closed, for each of [`Closed::ALL`].
-    pub closed: [u64; Closed::ALL.len()],
-}
-
-impl Counters {
-    fn close(&self, reason: Closed) {
-        self.open.fetch_sub(1, Relaxed);
-        self.closed[reason as usize].fetch_add(1, Relaxed);
-    }
-
-    fn sum(all: &Sharded<Counters>) -> Counts {
-        let mut sum = Counts::default();
-        for counters in all.iter() {
-            sum.created += counters.created.load(Relaxed);
-            sum.reused += counters.reused.load(Relaxed);
-            sum.open += counters.open.load(Relaxed);
-            for (sum, closed) in sum.closed.iter_mut().zip(&counters.closed) {
-                *sum += closed.load(Relaxed);
-            }
-        }
-        sum
     }
 }

@@ -105,7 +105,8 @@ struct Roll {
 
 impl Roll {
     fn new(service: &Arc<str>, snapshot: Arc<Snapshot>, policy: &Policy, pools: &Pools) -> Self {
-        let endpoint = |instance: &Instance| pools.endpoint(service, &instance.address, policy.tls.as_ref());
+        let endpoint =
+            |instance: &Instance| pools.endpoint(service, &instance.address, policy.tls.as_ref(), policy.protocol);
         let endpoints = snapshot.instances.iter().map(endpoint).collect();
         Self { snapshot, endpoints }
     }

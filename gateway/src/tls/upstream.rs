@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use portcullis_config::{Document, Faults, ServiceTls, Spanned};
+use portcullis_config::{Document, Faults, Protocol, ServiceTls, Spanned};
 use portcullis_middleware::follow::Digest;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -24,9 +24,6 @@ use super::authorities::Authorities;
 use super::certificate::{self, Certificate, Pair};
 use super::files::FromFiles;
 use super::{Files, provider, versions};
-
-/// What is spoken after the handshake, best first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
 
 /// TLS towards the instances of a service.
 ///
@@ -47,6 +44,8 @@ struct Settings {
     server_name: Option<String>,
     min_version: portcullis_config::TlsVersion,
     client: Option<Pair>,
+    /// What is spoken after the handshake, best first.
+    protocols: &'static [&'static [u8]],
 }
 
 /// What is in use now. It is exchanged whole.
@@ -85,10 +84,11 @@ impl Upstreams {
 }
 
 impl Builder<'_> {
-    /// TLS as a service's `tls` says. `None` if it cannot be had, and then the faults say why.
+    /// TLS as a service's `tls` says, to speak this protocol. `None` if it cannot be had, and then the faults say why.
     pub fn build(
         &mut self,
         tls: &Spanned<ServiceTls>,
+        protocol: Protocol,
         document: &Document,
         faults: &mut Faults,
     ) -> Option<Arc<Upstream>> {
@@ -110,6 +110,11 @@ impl Builder<'_> {
             server_name: tls.server_name.as_ref().map(|name| name.value.clone()),
             min_version: tls.min_version,
             client: tls.client.as_ref().map(|written| Pair::new(written, self.directory)),
+            protocols: match protocol {
+                Protocol::Http1 => &[b"http/1.1"],
+                Protocol::H2 | Protocol::H2c => &[b"h2"],
+                Protocol::Auto => &[b"h2", b"http/1.1"],
+            },
         };
         let client = match parts.client(&settings) {
             Ok(client) => client,
@@ -200,7 +205,7 @@ impl Parts {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        config.alpn_protocols = settings.protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Arc::new(config))
     }
 }

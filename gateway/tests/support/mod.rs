@@ -4,6 +4,7 @@
 
 pub mod echo;
 pub mod fetched;
+pub mod frames;
 pub mod gateway;
 pub mod http2;
 pub mod logged;

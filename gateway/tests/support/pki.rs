@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
@@ -296,6 +297,44 @@ impl SecureInstance {
             }
         });
         address
+    }
+
+    /// One that offers these protocols, and answers with the one that was agreed on; and how often it shook hands.
+    pub async fn speaking(issued: &Issued, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+        let builder = builder.unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![issued.der()], issued.key()).unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let (acceptor, socket) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (address, handshakes) = (socket.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let count = handshakes.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok(mut stream) = acceptor.accept(socket.accept().await.unwrap().0).await else { continue };
+                count.fetch_add(1, Relaxed);
+                tokio::spawn(async move {
+                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                        let mut connection = h2::server::handshake(stream).await.unwrap();
+                        while let Some(Ok((request, mut respond))) = connection.accept().await {
+                            let told = format!("{:?} {}", request.version(), request.uri().scheme_str().unwrap());
+                            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                            send.send_data(told.into(), true).unwrap();
+                        }
+                        return;
+                    }
+                    let mut read = Vec::new();
+                    while stream.read_buf(&mut read).await.unwrap_or(0) > 0 {
+                        if read.ends_with(b"\r\n\r\n") {
+                            read.clear();
+                            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nHTTP/1.1";
+                            stream.write_all(answer).await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        (address, handshakes)
     }
 
     pub fn seen(&self) -> Vec<(Option<String>, bool)> {

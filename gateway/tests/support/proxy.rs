@@ -35,7 +35,11 @@ impl Proxy {
     }
 
     pub(crate) fn of(service: Arc<LiveService>, policy: Policy, overrides: Overrides) -> Self {
-        let pools = Arc::new(Pools::new(Limits::default()));
+        Self::limited(service, policy, overrides, Limits::default())
+    }
+
+    pub(crate) fn limited(service: Arc<LiveService>, policy: Policy, overrides: Overrides, limits: Limits) -> Self {
+        let pools = Arc::new(Pools::new(limits));
         let upstream = Arc::new(Upstream::new("orders", service, policy, pools.clone()));
         Self { forward: Arc::new(Forward::new(Service::Fixed(upstream), overrides)), pools }
     }

@@ -19,15 +19,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::{Outgoing, Reply, Unanswered};
+use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length};
 use crate::proxy::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::pool::Closed;
 use crate::proxy::upload::Sending;
 use crate::tls;
-
-/// The largest head of an answer.
-const HEAD: usize = 64 * 1024;
 
 /// hyper's side of a connection: reads and writes when it is polled.
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -96,7 +93,7 @@ impl Connection {
             match reply.await {
                 Ok(mut reply) => {
                     check(&mut reply)?;
-                    Ok(reply)
+                    Ok(reply.map(ReplyBody::Http1))
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => Err(Unanswered::unsent(unsent)),
@@ -129,15 +126,15 @@ impl Connection {
     /// The next frame of a reply's body.
     pub(in crate::proxy) fn poll_frame(
         &mut self,
-        body: &mut Incoming,
+        body: &mut ReplyBody,
         context: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         let mut unheard = Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut unheard) {
+        if let Poll::Ready(frame) = body.poll_frame(&mut unheard) {
             return Poll::Ready(frame);
         }
         self.watch(context);
-        Pin::new(body).poll_frame(&mut unheard)
+        body.poll_frame(&mut unheard)
     }
 
     /// Ready at a deadline.
@@ -214,20 +211,12 @@ fn is_io(error: &hyper::Error) -> bool {
 
 /// Says what concerns this connection, and how the body is framed where hyper would guess otherwise.
 fn frame(request: &mut Outgoing) {
-    let (size, empty) = (request.body().size_hint(), request.body().is_empty());
+    settle_length(request);
+    let unsized_body = request.body().size_hint().exact().is_none() && !request.body().is_empty();
     let headers = request.headers_mut();
-    match size.exact() {
-        // A middleware may have changed the body and left the header; what is sent is the truth.
-        Some(size)
-            if headers.get(CONTENT_LENGTH).is_some_and(|said| said.as_bytes() != size.to_string().as_bytes()) =>
-        {
-            headers.insert(CONTENT_LENGTH, size.into());
-        }
-        // hyper believes that a GET has no body unless a header says so.
-        None if !empty && !headers.contains_key(CONTENT_LENGTH) => {
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        _ => {}
+    // hyper believes that a GET has no body unless a header says so.
+    if unsized_body && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // RFC 9110 §10.1.4: `TE` concerns this connection, and says so.
     if headers.contains_key(TE) {
@@ -277,4 +266,18 @@ fn broken(error: &hyper::Error) -> Failure {
         return Failure::new(Fault::Client, Cause::ClientClosed);
     }
     Failure::new(Fault::Reset, Cause::ResetBeforeHeaders)
+}
+
+/// The next frame of a body that is there, or why there is none.
+pub(super) fn poll_frame(body: &mut Incoming, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+    Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(|error| blame(&error))))
+}
+
+/// Whose fault it is that an answer breaks off.
+fn blame(error: &hyper::Error) -> Cause {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => Cause::BadUpstreamResponse,
+        _ => Cause::ResetAfterHeaders,
+    }
 }
