@@ -20,12 +20,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::deadline::{self, Phase, UntilEnd};
 use super::farewell::{part, written};
-use super::gatekeeper::{Exit, Gatekeeper, Left};
+use super::gatekeeper::{Ending, Exit, Gatekeeper, Left};
 use super::http2;
+use super::rest::rest;
 use super::stop::Stop;
 use super::{Application, Handle, Manners, Peer};
 use crate::tls::Accepted;
@@ -60,15 +62,55 @@ pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, app
 }
 
 /// Reads requests and writes answers until one of the two has no more.
-async fn exchange<S, A>(stream: S, peer: Peer, application: &Arc<A>, manners: &Manners, server: &Handle)
+async fn exchange<S, A>(mut stream: S, peer: Peer, application: &Arc<A>, manners: &Manners, server: &Handle)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Application,
 {
-    let stop = &server.stop;
-    let (phase, exit) = (Phase::new(), Exit::new());
-    let io = Gatekeeper::new(stream, manners, phase.clone(), exit.clone());
-    let requests = Requests { application: &**application, peer, phase, stop, body_idle: manners.body_idle };
+    let (mut come, mut since, mut is_new) = (Vec::new(), Instant::now(), true);
+    loop {
+        // Boxed, and gone while the connection rests: most connections do nothing else for most of their time.
+        let left = Box::pin(converse(stream, come, since, &peer, &**application, manners, &server.stop)).await;
+        let Some(Left { io, ending }) = left else { return };
+        match ending {
+            Ending::Rest(resting) => match rest(io, resting, manners.idle, &server.stop).await {
+                Some(woken) => ((stream, come), since) = (woken, resting),
+                None => return,
+            },
+            // Over TLS the version is agreed on in the handshake (RFC 9113 §3.2).
+            Ending::Http2(read, _) if is_new && peer.tls.is_none() => {
+                return Box::pin(http2::serve(io, read, peer, application, manners, server)).await;
+            }
+            Ending::Http2(_, refusal) | Ending::Undone(refusal) => {
+                let words = match &refusal {
+                    Some(refusal) => written(application.refuse(refusal, &peer)).await,
+                    None => Vec::new(),
+                };
+                return Box::pin(part(io, &words)).await;
+            }
+        }
+        is_new = false;
+    }
+}
+
+/// Reads requests and writes answers until the connection ends or rests. Of what it reads, `come` has come already;
+/// it rested since `since`.
+async fn converse<S, A>(
+    stream: S,
+    come: Vec<u8>,
+    since: Instant,
+    peer: &Peer,
+    application: &A,
+    manners: &Manners,
+    stop: &Stop,
+) -> Option<Left<S>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Application,
+{
+    let (phase, exit) = (Phase::since(since), Exit::new());
+    let io = Gatekeeper::new(stream, come, manners, phase.clone(), exit.clone());
+    let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
     let mut http1 = http1::Builder::new();
     // Told a number, hyper makes room for that many headers anew at every request.
     if manners.headers > DEFAULT_HEADERS {
@@ -87,26 +129,18 @@ where
         .with_upgrades();
     match stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
         Err(error) if error.is_parse() => {
-            warn!(peer = %requests.peer.address, %error, "the parser refused what was let through to it");
+            warn!(peer = %peer.address, %error, "the parser refused what was let through to it");
         }
-        Err(error) => debug!(peer = %requests.peer.address, %error, "a connection ended early"),
+        Err(error) => debug!(peer = %peer.address, %error, "a connection ended early"),
         Ok(()) => {}
     }
-    // Boxed, so that connections which come to a better end have no room for it.
-    match exit.take() {
-        None => {}
-        // Over TLS the version is agreed on in the handshake (RFC 9113 §3.2).
-        Some(Left { io, preface: Some(read), .. }) if requests.peer.tls.is_none() => {
-            Box::pin(http2::serve(io, read, requests.peer, application, manners, server)).await;
-        }
-        Some(left) => Box::pin(requests.part(left)).await,
-    }
+    exit.take()
 }
 
 /// What the requests of a connection have in common.
 struct Requests<'a, A> {
     application: &'a A,
-    peer: Peer,
+    peer: &'a Peer,
     phase: Phase,
     stop: &'a Stop,
     body_idle: Option<Duration>,
@@ -115,7 +149,7 @@ struct Requests<'a, A> {
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
         let request = request.map(|body| deadline::body(body, self.body_idle));
-        let mut response = self.application.serve(request, &self.peer).await;
+        let mut response = self.application.serve(request, self.peer).await;
         if self.stop.is_told() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -123,14 +157,5 @@ impl<A: Application> Requests<'_, A> {
             self.phase.switch();
         }
         Ok(response.map(|body| self.phase.until_the_answer_ends(body)))
-    }
-
-    /// Ends a connection whose client is not done.
-    async fn part<I: AsyncRead + AsyncWrite + Unpin>(&self, left: Left<I>) {
-        let words = match &left.refusal {
-            Some(refusal) => written(self.application.refuse(refusal, &self.peer)).await,
-            None => Vec::new(),
-        };
-        part(left.io, &words).await;
     }
 }

@@ -36,10 +36,10 @@ struct Answers {
 }
 
 impl Phase {
-    /// Of a connection that has just been opened.
-    pub(super) fn new() -> Self {
+    /// Of a connection that nobody has asked for anything since then.
+    pub(super) fn since(opened: Instant) -> Self {
         Self(Arc::new(Answers {
-            opened: Instant::now(),
+            opened,
             over: AtomicU64::new(0),
             last: AtomicU64::new(0),
             switched: AtomicBool::new(false),

@@ -1,8 +1,10 @@
 //! The [gate](super::strict) on a connection, and the clocks that run while it is shut.
 //!
 //! Nearly always a head comes whole. Then it is judged where the parser will read it, and costs no copy. Only what is not
-//! whole yet is kept, in memory that is gone once the rest has come; so a parser never sees half of a head, and a
-//! connection that rests holds nothing.
+//! whole yet is kept, in memory that is gone once the rest has come; so a parser never sees half of a head.
+//!
+//! A connection that rests for a while is left to [whoever waits with it](super::rest), so that the parser's memory is
+//! free until the client asks again.
 //!
 //! What is refused is the end of the connection. Within a body, whoever reads the body gets the error. For a head there is
 //! nobody to tell: the parser is told that the client is done, and once all earlier answers are out the connection
@@ -17,7 +19,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::debug;
 
 use super::Manners;
 use super::deadline::Phase;
@@ -25,6 +26,9 @@ use super::strict::{Fault, Gate, Limits, Place, Refusal};
 
 /// How much is read ahead while nobody knows which protocol it is of.
 const AHEAD: usize = 16 * 1024;
+
+/// How long a connection rests before the parser leaves it. Who asks once a second never notices.
+const NAP_AFTER: Duration = Duration::from_secs(1);
 
 /// The first line of HTTP/2's preface.
 const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -44,7 +48,11 @@ pub(super) struct Gatekeeper<I> {
     phase: Phase,
     exit: Exit<I>,
     header: Option<Duration>,
-    idle: Option<Duration>,
+    /// How long the connection may rest before it is left.
+    rest: Duration,
+    /// Whether the client takes what is written as fast as it is written.
+    writes_wait: bool,
+    flush_waits: bool,
     /// Since when a head is on its way.
     head_since: Option<Instant>,
     // Boxed once per connection: hyper wants connections that can be moved.
@@ -57,10 +65,17 @@ pub(super) struct Exit<I>(Arc<Mutex<Option<Left<I>>>>);
 /// A connection that hyper is done with, but that must not be closed yet.
 pub(super) struct Left<I> {
     pub(super) io: I,
-    /// What is still to be answered.
-    pub(super) refusal: Option<Refusal>,
-    /// What the connection began with, if it began with the preface of HTTP/2.
-    pub(super) preface: Option<Vec<u8>>,
+    pub(super) ending: Ending,
+}
+
+/// How hyper's part in a connection ended.
+pub(super) enum Ending {
+    /// Since then nobody has asked for anything.
+    Rest(Instant),
+    /// The client is not done. This is still to be answered.
+    Undone(Option<Refusal>),
+    /// It began with the preface of HTTP/2, so far as it was read. This is the answer where that may not be.
+    Http2(Vec<u8>, Option<Refusal>),
 }
 
 impl<I> Exit<I> {
@@ -84,27 +99,41 @@ impl<I> Clone for Exit<I> {
 }
 
 impl<I> Gatekeeper<I> {
-    pub(super) fn new(io: I, manners: &Manners, phase: Phase, exit: Exit<I>) -> Self {
+    /// The keeper of a connection of which `come` was read already.
+    pub(super) fn new(io: I, come: Vec<u8>, manners: &Manners, phase: Phase, exit: Exit<I>) -> Self {
         let limits = Limits { request_line: manners.request_line, head: manners.header_size, headers: manners.headers };
-        Self {
+        let mut keeper = Self {
             io: Some(io),
             gate: Gate::new(limits),
-            held: Vec::new(),
+            held: come,
             free: 0,
             refusal: None,
             told: false,
             phase,
             exit,
             header: manners.header,
-            idle: manners.idle,
+            rest: manners.idle.map_or(NAP_AFTER, |idle| idle.min(NAP_AFTER)),
+            writes_wait: false,
+            flush_waits: false,
             head_since: None,
             clock: None,
+        };
+        if !keeper.held.is_empty() {
+            keeper.judge_held();
         }
+        keeper
     }
 
     /// Whether a request that was let through has no answer yet, or one that is not over.
     fn owes_an_answer(&self) -> bool {
         self.gate.requests() > self.phase.answered()
+    }
+
+    /// Leaves the connection to whoever comes next.
+    fn leave(&mut self, ending: Ending) {
+        if let Some(io) = self.io.take() {
+            self.exit.leave(Left { io, ending });
+        }
     }
 
     /// Judges what has come into `buffer` behind `before`. Whatever may not be read yet is taken out again.
@@ -187,19 +216,19 @@ impl<I> Gatekeeper<I> {
                 let since = *self.head_since.get_or_insert_with(Instant::now);
                 self.header.map(|header| since + header)
             }
-            Place::Rest => self.idle.map(|idle| self.phase.rests_since() + idle),
+            // What the client has not taken yet would be lost.
+            Place::Rest if !self.writes_wait && !self.flush_waits => Some(self.phase.rests_since() + self.rest),
             _ => None,
         };
         if self.gate.asks() {
             self.phase.wake_after_the_answer(context.waker());
         }
-        // Nobody reads when an answer is over, so the clock must be running by then.
-        let Some(soon) = self.idle.or(self.header) else { return Poll::Pending };
         loop {
             let clock = match &mut self.clock {
                 Some(clock) if deadline.is_none_or(|deadline| clock.deadline() <= deadline) => clock,
                 clock => {
-                    let at = deadline.unwrap_or_else(|| Instant::now() + soon);
+                    // Nobody reads when an answer is over, so the clock must be running by then.
+                    let at = deadline.unwrap_or_else(|| Instant::now() + self.rest);
                     match clock {
                         Some(clock) => clock.as_mut().reset(at),
                         None => *clock = Some(Box::pin(sleep_until(at))),
@@ -211,7 +240,7 @@ impl<I> Gatekeeper<I> {
             let now = Instant::now();
             match deadline {
                 Some(deadline) if deadline <= now => return Poll::Ready(()),
-                deadline => clock.as_mut().reset(deadline.unwrap_or(now + soon)),
+                deadline => clock.as_mut().reset(deadline.unwrap_or(now + self.rest)),
             }
         }
     }
@@ -241,7 +270,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gatekeeper<I> {
             if Pin::new(io).poll_read(context, buffer)?.is_pending() {
                 ready!(this.wait(context));
                 if this.gate.place(&this.held) == Place::Rest {
-                    debug!("a connection was idle for too long");
+                    let ending = Ending::Rest(this.phase.rests_since());
+                    this.leave(ending);
                     return Poll::Ready(Ok(()));
                 }
                 this.refusal = Some(this.gate.refuse(Fault::HeaderTimeout, &this.held));
@@ -271,27 +301,35 @@ impl<I: AsyncWrite + Unpin> Gatekeeper<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().io()?.poll_write(context, data)
+        let this = self.get_mut();
+        let written = this.io()?.poll_write(context, data);
+        this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == data.len());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().io()?.poll_flush(context)
+        let this = self.get_mut();
+        let flushed = this.io()?.poll_flush(context);
+        this.flush_waits = flushed.is_pending();
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let Some(io) = &mut this.io else { return Poll::Ready(Ok(())) };
         if matches!(this.gate.place(&this.held), Place::Rest | Place::Elsewhere) {
-            return this.io()?.poll_shutdown(context);
+            return Pin::new(io).poll_shutdown(context);
         }
         // The client is not done. If we closed now, what it still sends would be answered with a reset, and that would
         // overtake our last words.
-        if let Some(io) = this.io.take() {
-            let refusal = if this.told { this.refusal.take() } else { None };
-            // Somebody who speaks HTTP/2 says so at once.
-            let is_preface = this.gate.requests() == 0 && this.held.starts_with(PREFACE_LINE);
-            let preface = is_preface.then(|| mem::take(&mut this.held));
-            this.exit.leave(Left { io, refusal, preface });
-        }
+        let refusal = if this.told { this.refusal.take() } else { None };
+        // Somebody who speaks HTTP/2 says so at once.
+        let is_preface = this.gate.requests() == 0 && this.held.starts_with(PREFACE_LINE);
+        let ending = match is_preface {
+            true => Ending::Http2(mem::take(&mut this.held), refusal),
+            false => Ending::Undone(refusal),
+        };
+        this.leave(ending);
         Poll::Ready(Ok(()))
     }
 
@@ -300,7 +338,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().io()?.poll_write_vectored(context, data)
+        let this = self.get_mut();
+        let written = this.io()?.poll_write_vectored(context, data);
+        let all = || data.iter().map(|part| part.len()).sum::<usize>();
+        this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == all());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -313,13 +355,14 @@ mod tests {
     use axum::body::Body;
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::timeout;
 
     use super::*;
 
     fn kept() -> (DuplexStream, Gatekeeper<DuplexStream>, Phase) {
         let (client, io) = duplex(4096);
-        let phase = Phase::new();
-        (client, Gatekeeper::new(io, &Manners::default(), phase.clone(), Exit::new()), phase)
+        let phase = Phase::since(Instant::now());
+        (client, Gatekeeper::new(io, Vec::new(), &Manners::default(), phase.clone(), Exit::new()), phase)
     }
 
     async fn read(keeper: &mut Gatekeeper<DuplexStream>) -> Vec<u8> {
@@ -341,6 +384,23 @@ mod tests {
         }
         assert_eq!(came, head);
         assert_eq!(keeper.held.capacity(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_is_left_but_not_while_the_client_has_not_taken_all() {
+        let (mut client, io) = duplex(8);
+        let exit = Exit::new();
+        let mut keeper =
+            Gatekeeper::new(io, Vec::new(), &Manners::default(), Phase::since(Instant::now()), exit.clone());
+        assert_eq!(keeper.write(b"answered").await.unwrap(), 8);
+        assert!(keeper.write(b"more").now_or_never().is_none());
+        let reading = timeout(Duration::from_secs(30), keeper.read(&mut [0; 16])).await;
+        assert!(reading.is_err() && exit.take().is_none(), "the rest of the answer is still here");
+
+        client.read_exact(&mut [0; 8]).await.unwrap();
+        assert_eq!(keeper.write(b"more").await.unwrap(), 4);
+        assert_eq!(read(&mut keeper).await, b"");
+        assert!(matches!(exit.take(), Some(Left { ending: Ending::Rest(_), .. })));
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ mod gatekeeper;
 mod handshake;
 mod http2;
 mod places;
+mod rest;
 mod socket;
 mod stop;
 pub mod strict;

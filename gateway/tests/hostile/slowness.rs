@@ -104,3 +104,46 @@ async fn a_head_that_comes_byte_by_byte_in_time_is_as_good_as_any() {
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 3, "{answers}");
     assert_eq!(witness.heads().len(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_wakes_a_connection_with_half_a_head_is_timed_as_anybody() {
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "timeouts = { header = \"10s\", idle = \"60s\" }").await;
+    let mut client = target.connect().await;
+    for _ in 0..2 {
+        client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.take_until("\r\n\r\nok").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let begin = Instant::now();
+    client.put(HALF).await;
+    assert_eq!(refused(&mut client).await, (408, "header_timeout".into()));
+    assert!((10..12).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn line_ends_between_requests_keep_no_connection_open() {
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "timeouts = { idle = \"30s\" }").await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.take_until("\r\n\r\nok").await;
+    let begin = Instant::now();
+    while client.try_put("\r\n").await.is_ok() && begin.elapsed() < Duration::from_secs(90) {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+    }
+    assert!((30..45).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_other_version_begins_in_the_middle_of_a_connection() {
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "").await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.take_until("\r\n\r\nok").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.put("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert_eq!(refused(&mut client).await.0, 505);
+    assert_eq!(witness.heads().len(), 1);
+}
