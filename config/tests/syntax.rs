@@ -147,7 +147,7 @@ fn faults_are_data_for_the_admin_api() {
         "file": "gateway.toml",
         "line": 3,
         "column": 1,
-        "label": "listener `web` takes: address, chain, forwarding, hosts, limits, proxy_protocol, timeouts, tls",
+        "label": "listener `web` takes: address, chain, forwarding, hosts, limits, paths, proxy_protocol, timeouts, tls",
         "help": null,
     }]);
     assert_eq!(json, expected);

@@ -17,7 +17,7 @@ use portcullis_config::Forwarding;
 use portcullis_middleware::client::{self, TrustedProxies};
 use portcullis_middleware::exchange::Arrival;
 use portcullis_middleware::router::{HostMap, Table};
-use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response, rejection};
+use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response, paths, rejection};
 
 use crate::authority;
 use crate::observe::{Observer, Watched};
@@ -45,15 +45,18 @@ pub async fn serve(
 pub struct Arrived<'a> {
     /// The request's exchange. It is attached to the request already.
     pub exchange: Exchange,
+    /// The listener that it is for.
+    pub listener: Option<&'a Arc<Entrance>>,
     /// The listener that takes it, or why none does.
     pub entrance: Result<&'a Arc<Entrance>, Rejection>,
 }
 
-/// Finds out who sent a request and which listener it is for. What speaks of the client's connection only ends here.
+/// Finds out who sent a request and which listener it is for, and brings its path into the form that is compared and
+/// forwarded. What speaks of the client's connection only ends here.
 pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Arrived<'a> {
     let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
     let entrance = enter(door, request, peer);
-    let listener = entrance.as_ref().ok();
+    let listener = entrance.as_ref().ok().copied();
     let secured = peer.and_then(|peer| peer.tls.as_deref());
     let arrival = Arrival {
         client,
@@ -63,13 +66,15 @@ pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) ->
         tls: secured.map(|secured| secured.tls.clone()),
         rehearsal: Stage::of(request).is_some(),
     };
+    // It keeps the path as it was sent: that is what the log shows.
     let exchange = Exchange::new(arrival, request);
     exchange.attach(request);
     if let Some(listener) = listener {
         request.extensions_mut().insert(listener.forwarding);
     }
     end_hop(request.headers_mut());
-    Arrived { exchange, entrance }
+    let entrance = entrance.and_then(|listener| paths::arrive(request, listener.paths).map(|()| listener));
+    Arrived { exchange, listener, entrance }
 }
 
 /// Which listener the request is for: of those that share the address, the one with the most specific host.
@@ -179,6 +184,8 @@ pub struct Entrance {
     pub name: Arc<str>,
     /// Which forwarding headers upstreams get.
     pub forwarding: Forwarding,
+    /// How paths are read.
+    pub paths: paths::Arrived,
     /// Its middlewares, for whoever asks.
     pub links: Vec<Link>,
     /// Its routes.

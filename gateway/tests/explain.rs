@@ -233,6 +233,10 @@ fn asked(random: &mut fastrand::Rng) -> Asked {
         "/orders/7/8",
         "//orders/7",
         "/orders/%2e%2e",
+        "/x/../orders/7",
+        "/orders;v=1/7",
+        "/orders/7%3A8",
+        "/orders/%2f7",
         "/orders/a%2Fb",
         "/shop",
         "/shop/",
@@ -622,6 +626,8 @@ fn a_hit_a_miss_a_wrong_method_and_a_refusal_read_well() {
     let through_proxy = ["--client", "10.0.0.1", "-H", "X-Forwarded-For: 203.0.113.9"];
     golden("refusal", &desk.explain(&[&["GET", "http://api.example.com/orders/7"], &through_proxy[..]].concat()));
     golden("miss", &desk.explain(&["GET", "http://api.example.com/nothing"]));
+    golden("path", &desk.explain(&["GET", "http://api.example.com:8080//x/../orders/%37", "--client", "192.0.2.1"]));
+    golden("path_rejected", &desk.explain(&["GET", "http://api.example.com:8080/orders/%2e%2f7"]));
     golden("method", &desk.explain(&["DELETE", "http://api.example.com:8080/orders/7"]));
 }
 

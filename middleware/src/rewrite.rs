@@ -17,8 +17,8 @@
 //! In a listener's chain, before `router`, it is what the routes see; nothing has matched there yet, so a prefix or a
 //! capture cannot be known and the request is answered with `500` (`internal`).
 //!
-//! A path that would hold a dot segment once it is put together is refused with `400` (`path_rejected`): no rewrite leads
-//! a request past a guard. Nothing is added to the request: the host that the client asked for is remembered anyway, by
+//! A path that would hold a dot segment once it is put together, for whatever [reader](crate::paths), is refused with
+//! `400` (`path_rejected`): no rewrite leads a request past a guard. Nothing is added to the request: the host that the client asked for is remembered anyway, by
 //! [`Exchange::host`].
 
 use std::fmt::Write;
@@ -28,8 +28,8 @@ use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
-use crate::MatchedRoute;
 use crate::prelude::*;
+use crate::{MatchedRoute, paths};
 
 /// Changes the host or the path that the service sees.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -66,7 +66,11 @@ path = "/v2/orders""#;
 fn whole_path(text: &str) -> Result<NewPath, String> {
     let template = Template::parse(text)?;
     check_path(&template.fill(|_| Some("x")).unwrap_or_default())?;
-    Ok(NewPath::Whole(template))
+    let pieces = template.0.into_iter().map(|piece| match piece {
+        Piece::Text(text) => Piece::Text(in_one_form(&text)),
+        capture => capture,
+    });
+    Ok(NewPath::Whole(Template(pieces.collect())))
 }
 
 fn new_prefix(text: &str) -> Result<NewPath, String> {
@@ -74,7 +78,12 @@ fn new_prefix(text: &str) -> Result<NewPath, String> {
     if text.contains(['{', '}']) {
         return Err(format!("is `{text}`, but takes no captures; `path` does"));
     }
-    Ok(NewPath::Prefix(text.trim_end_matches('/').to_owned()))
+    Ok(NewPath::Prefix(in_one_form(text.trim_end_matches('/'))))
+}
+
+/// Escapes as paths have them, whatever the file has.
+fn in_one_form(path: &str) -> String {
+    path.split('/').map(paths::literal).collect::<Vec<_>>().join("/")
 }
 
 fn check_path(path: &str) -> Result<(), String> {
@@ -84,11 +93,10 @@ fn check_path(path: &str) -> Result<(), String> {
     if path.contains(['?', '#']) {
         return Err("has a query, but that of the request stays; write the path alone".to_owned());
     }
-    if has_dot_segment(path) {
-        return Err(format!("has a dot segment: `{path}`"));
-    }
-    match PathAndQuery::try_from(path) {
-        Ok(_) if path.is_ascii() => Ok(()),
+    // Escapes may be written in any way; they get their one form.
+    match paths::check_rewrite(path).map_err(|refusal| refusal.fault) {
+        Err(fault) if fault != paths::Fault::Character => Err(format!("is `{path}`, where {}", fault.sentence())),
+        _ if path.is_ascii() && PathAndQuery::try_from(path).is_ok() => Ok(()),
         _ => Err("has characters that a path cannot hold; write them percent-encoded".to_owned()),
     }
 }
@@ -151,14 +159,14 @@ impl Guard for Rewriter {
             None => Ok(()),
             Some(NewPath::Whole(template)) => {
                 let path = template.fill_for(request)?;
-                set_path(request, &path, 0)
+                paths::rewrite(request, &path, 0)
             }
             Some(NewPath::Prefix(prefix)) => {
                 let matched = request.extensions().get::<MatchedRoute>().ok_or_else(nothing_matched)?;
                 let path = request.uri().path();
                 let Some(rest) = path.get(matched.prefix..).filter(|_| path.starts_with('/')) else { return Ok(()) };
                 let path = join(prefix, rest);
-                set_path(request, &path, prefix.len())
+                paths::rewrite(request, &path, prefix.len())
             }
         }
     }
@@ -171,25 +179,6 @@ fn join(prefix: &str, rest: &str) -> String {
     let segments = rest.trim_start_matches(['/', '\\']);
     let slash = if rest.len() > segments.len() || prefix.is_empty() { "/" } else { "" };
     format!("{prefix}{slash}{segments}")
-}
-
-/// Gives the request another path; its first `prefix` bytes are what a later rewrite would replace.
-fn set_path(request: &mut Request, path: &str, prefix: usize) -> Result<(), Rejection> {
-    let rejected = || Rejection::new(Cause::PathRejected).note(format!("rewritten to `{}`", path.escape_default()));
-    if has_dot_segment(path) {
-        return Err(rejected());
-    }
-    let target = match request.uri().query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
-    };
-    let mut parts = mem::take(request.uri_mut()).into_parts();
-    parts.path_and_query = Some(target.map_err(|_| rejected())?);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| rejected())?;
-    if let Some(matched) = request.extensions_mut().get_mut::<MatchedRoute>() {
-        matched.prefix = prefix;
-    }
-    Ok(())
 }
 
 fn set_host(request: &mut Request, host: Host) -> Result<(), Rejection> {
@@ -206,22 +195,6 @@ fn set_host(request: &mut Request, host: Host) -> Result<(), Rejection> {
 
 fn malformed(host: &str) -> Rejection {
     Rejection::new(Cause::BadRequest).note(format!("rewritten to host `{}`", host.escape_default()))
-}
-
-/// Whether some segment means "here" or "up" to anybody who decodes it, or who cuts off what follows a `;`.
-fn has_dot_segment(path: &str) -> bool {
-    path.split(['/', '\\']).any(|segment| {
-        let mut rest = segment.split(';').next().unwrap_or_default();
-        let mut dots = 0;
-        while let Some(after) = rest.strip_prefix('.').or_else(|| strip_encoded_dot(rest)) {
-            (rest, dots) = (after, dots + 1);
-        }
-        rest.is_empty() && (1..=2).contains(&dots)
-    })
-}
-
-fn strip_encoded_dot(text: &str) -> Option<&str> {
-    text.strip_prefix("%2e").or_else(|| text.strip_prefix("%2E"))
 }
 
 /// Text with captures: `/v2/{id}`.
@@ -426,6 +399,9 @@ mod tests {
             ("path = \"a\"", "must begin with `/`"),
             ("path = \"/a?b\"", "has a query"),
             ("path = \"/a/../b\"", "has a dot segment"),
+            ("path = \"/a\\\\b\"", "has a backslash"),
+            ("path = \"/100%\"", "begins no escape"),
+            ("prefix = \"//a\"", "several slashes"),
             ("path = \"/a b\"", "percent-encoded"),
             ("path = \"/ä\"", "percent-encoded"),
             ("path = \"/a\\r\\nb\"", "percent-encoded"),

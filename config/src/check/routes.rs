@@ -9,7 +9,7 @@ use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
 use crate::node::{Kind, Node};
 use crate::raw::Step;
 use crate::units::HostPattern;
-use crate::{Match, PathMatch, Redirect, Respond, Route, Spanned, Split, Sticky};
+use crate::{EncodedSlashes, Match, PathMatch, Redirect, Respond, Route, Slashes, Spanned, Split, Sticky};
 
 impl Check<'_> {
     pub(super) fn routes(&mut self) {
@@ -40,6 +40,7 @@ impl Check<'_> {
         }
         for wanted in &route.matches {
             self.wanted(wanted);
+            self.path_that_no_request_has(route, wanted);
         }
         self.nobody_is_not_everybody(route);
         if let Some(service) = &route.service {
@@ -97,6 +98,39 @@ impl Check<'_> {
         }
         // Keys of a TOML table differ, but these are one header all the same.
         self.no_duplicates(wanted.headers.iter().map(|(name, _)| name));
+    }
+
+    /// Routes are compared with paths that were put in order: what is not left in any of them matches nothing.
+    fn path_that_no_request_has(&mut self, route: &Route, wanted: &Match) {
+        let Some(path) = &wanted.path else { return };
+        let (PathMatch::Pattern(text) | PathMatch::Prefix(text)) = &path.value else { return };
+        let (doubled, upper) = (text.contains("//"), text.to_ascii_uppercase());
+        let encoded = upper.contains("%2F") || upper.contains("%5C");
+        if !doubled && !encoded {
+            return;
+        }
+        let serves = |route: &Route, listener: &str| {
+            route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == listener)
+        };
+        let file = self.file;
+        let served = file.listeners.iter().filter(|listener| serves(route, &listener.name.value));
+        let mut compared = served.map(|listener| {
+            let routes = file.routes.iter().filter(|route| serves(route, &listener.name.value));
+            listener.value.paths.on_arrival(routes.map(|route| route.paths))
+        });
+        let kept = |paths: crate::Paths| {
+            (!doubled || paths.slashes == Slashes::Keep) && (!encoded || paths.encoded_slashes == EncodedSlashes::Keep)
+        };
+        if file.listeners.is_empty() || compared.any(kept) {
+            return;
+        }
+        let (said, key) = match doubled {
+            true => ("no path has `//` when routes are compared, so this matches nothing", "slashes"),
+            false => {
+                ("no path has an encoded slash when routes are compared, so this matches nothing", "encoded_slashes")
+            }
+        };
+        self.error(&path.span, said).help(format!("`paths = {{ {key} = \"keep\" }}` of a listener keeps them"));
     }
 
     /// A list that lost its last entry must not open a door: it says nobody, and leaving it out says everybody.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ChainItem;
+use super::{ChainItem, Paths};
 use crate::Spanned;
 use crate::units::{Duration, HostPattern, ListenAddress, Size};
 
@@ -39,6 +39,9 @@ pub struct Listener {
     /// Which headers tell the upstream who the client is.
     #[serde(default)]
     pub forwarding: Forwarding,
+    /// How the paths of requests are read before routes are compared.
+    #[serde(default)]
+    pub paths: Paths,
 }
 
 fn only_the_router() -> Vec<ChainItem> {

@@ -5,6 +5,7 @@
 mod listener;
 mod matching;
 mod parse;
+mod paths;
 pub(crate) mod pattern;
 mod route;
 mod service;
@@ -21,6 +22,7 @@ use crate::{Document, Place, Raw, Spanned};
 pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, Presence, TlsVersion};
 pub use matching::{Match, PathMatch, ValueMatch};
 pub(crate) use parse::Outline;
+pub use paths::{DotSegments, EncodedSlashes, Paths, RoutePaths, Slashes};
 pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};
 pub use service::{Balance, Health, Instance, Protocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls};
 

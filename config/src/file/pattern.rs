@@ -113,6 +113,16 @@ fn check_text(path: &str) -> Result<(), String> {
     if let Some(odd) = path.chars().find(|c| c.is_whitespace() || c.is_control()) {
         return Err(format!("`{}` cannot stand in a path", odd.escape_default()));
     }
+    if path.contains('\\') {
+        return Err("no request with a `\\` in its path gets as far as a route".into());
+    }
+    let mut escapes = path.match_indices('%').map(|(at, _)| path.as_bytes().get(at + 1..at + 3));
+    let is_escape = |digits: Option<&[u8]>| {
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+    };
+    if !escapes.all(is_escape) {
+        return Err("two hexadecimal digits follow a `%`, but not `00`; a percent sign itself is `%25`".into());
+    }
     Ok(())
 }
 
@@ -164,6 +174,10 @@ mod tests {
             ("/a?b", "matched by `query`"),
             ("/a#b", "never reaches"),
             ("/a b", "cannot stand"),
+            ("/a\\b", "no request with a `\\`"),
+            ("/100%", "is `%25`"),
+            ("/a%zz", "is `%25`"),
+            ("/a%00", "but not `00`"),
             ("/:id", "write `{id}`"),
             ("/*rest", "write `{*rest}`"),
             ("/*", "write `{*rest}`"),

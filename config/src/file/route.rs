@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Match, Retry};
+use super::{Match, Retry, RoutePaths};
 use crate::units::{Duration, HeaderName, HeaderText, OneOrMany, Pairs};
 use crate::{Document, Place, Raw, Spanned};
 
@@ -29,6 +29,8 @@ pub struct Route {
     pub chain: Vec<ChainItem>,
     /// Routes with a higher priority are tried first, before their paths are compared. Default 0.
     pub priority: i32,
+    /// What is different about the paths of its requests than its listener says.
+    pub paths: RoutePaths,
     /// Accepts that another route takes all of its requests. Otherwise that is an error.
     pub allow_shadowed: bool,
     /// Clocks of its requests.

@@ -15,6 +15,9 @@ pub struct Explanation {
     pub client: Client,
     /// Where it comes in; `None` if no listener takes it.
     pub listener: Option<Listener>,
+    /// The path that routes are compared with, if that is not the path that was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// The route that takes it, if it gets that far.
     pub route: Option<String>,
     /// The routes of the listener: those that were tried, in the order they are tried in, then the others.

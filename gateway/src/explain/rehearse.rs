@@ -54,6 +54,8 @@ async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanatio
     let mut real = copy(&request);
     real.extensions_mut().insert(stage.clone());
     let arrived = edge::arrive(door, &mut real, Some(&peer));
+    let path = real.uri().path();
+    let path = (path != request.uri().path()).then(|| path.to_owned());
     let response = edge::answer(&arrived, real).await;
 
     let mut told = copy(&request);
@@ -70,7 +72,8 @@ async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanatio
     let sent = stage.sent();
     Ok(Explanation {
         client: client(&arrived.exchange, &request, asked)?,
-        listener: arrived.entrance.as_ref().ok().map(|entrance| listener(plan, entrance, asked, how)),
+        listener: arrived.listener.map(|entrance| listener(plan, entrance, asked, how)),
+        path,
         route: route.map(|route| route.name.clone()),
         target: planned.map(|planned| target(plan, planned, arrived.exchange.service(), &stage)),
         upstream: sent.map(|sent| upstream(sent, planned, asked)),
@@ -170,7 +173,7 @@ impl<'a> Story<'a> {
 
         self.candidates = candidates(self.plan, entrance.routes.explain(&self.request));
         let verdict = if self.reached { Verdict::Passed } else { Verdict::NotReached };
-        let Ok(hit) = entrance.routes.find(&self.request) else {
+        let Ok(hit) = entrance.routes.take(&mut self.request) else {
             let refused = |refusal: &Rejection| Verdict::Refused(refusal.cause().name().to_owned());
             let verdict = if self.reached { refusal.map_or(Verdict::Passed, refused) } else { verdict };
             return self.steps.push(self.step(routing, Chain::Listener, verdict));

@@ -23,6 +23,9 @@ pub(super) fn render(explanation: &Explanation) -> String {
         None => vec!["none".to_owned()],
     };
     section(&mut out, "listener", vec![listener]);
+    if let Some(path) = &explanation.path {
+        section(&mut out, "path", vec![vec![format!("read as {path}")]]);
+    }
     section(&mut out, "route", routes(&explanation.candidates));
     section(&mut out, "chain", explanation.chain.iter().flat_map(step).collect());
     if let Some(Target::Services(services)) = &explanation.target {

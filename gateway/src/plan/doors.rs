@@ -9,6 +9,7 @@ use portcullis_config::units::{HostPattern, ListenAddress};
 use portcullis_config::{Faults, File, Listener, Named};
 use portcullis_middleware::client::TrustedProxies;
 use portcullis_middleware::layer::{Running, fold, hop};
+use portcullis_middleware::paths::Arrived;
 use portcullis_middleware::router::{Entry, HostMap, Table};
 use portcullis_middleware::{Cause, Next, Rejection};
 
@@ -106,7 +107,9 @@ fn entrance(
     }
     let end: Next = hop(|_| Running::ready(Rejection::new(Cause::NoRoute).into_response()));
     let chain = fold(Link::layers(&links), end);
-    Entrance { name: named.name.value.as_str().into(), forwarding: named.value.forwarding, links, routes, chain }
+    let policy = named.value.paths;
+    let paths = Arrived { policy, by: policy.on_arrival(routes.paths()) };
+    Entrance { name: named.name.value.as_str().into(), forwarding: named.value.forwarding, paths, links, routes, chain }
 }
 
 /// Compiled routes. Listeners that serve the same ones share the table.
@@ -132,7 +135,7 @@ impl Tables {
             }
         });
         let table = match Table::build(entries.collect()) {
-            Ok(table) => Arc::new(table),
+            Ok(table) => Arc::new(table.with_paths(served.iter().map(|index| routes[*index].0.paths))),
             Err(wrong) => {
                 for fault in wrong {
                     fault.report(&file.document, faults);

@@ -5,10 +5,13 @@
 
 mod floods;
 mod framing;
+mod paths;
 mod slowness;
 mod smuggling;
 mod truncation;
 
+#[path = "../../../middleware/tests/readers/mod.rs"]
+mod readers;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -13,7 +13,7 @@
 //! # What matches
 //! * The host of the target or of `Host`, without port and trailing dot, in any case. `*.example.org` is every name
 //!   below `example.org`, however deep.
-//! * The path as the client sent it, segment by segment, never percent-decoded. `/a/{id}` wants one segment that is not
+//! * The path in its [one form](crate::paths), segment by segment. `/a/{id}` wants one segment that is not
 //!   empty, `/a/{*rest}` at least one byte more, `/a/v{n}.json` a capture between fixed text. A trailing slash counts,
 //!   except in `prefix`.
 //! * A method among `methods`. Whoever takes `GET` takes `HEAD`, as RFC 9110 asks of every server; a route for `HEAD`
@@ -36,6 +36,7 @@ mod order;
 mod overlap;
 mod path;
 mod predicate;
+mod reading;
 mod redirect;
 mod respond;
 mod split;
@@ -55,7 +56,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::layer::{Hop, Running};
-use crate::{BuildError, Context, Exchange, Next, Plugin, Rejection, Request, RouteLayer};
+use crate::{BuildError, Context, Exchange, Next, Plugin, Request, RouteLayer};
 
 pub use captures::Captures;
 pub use explain::{Consideration, Outcome};
@@ -90,13 +91,13 @@ struct Routing(Arc<Table>);
 
 impl Hop for Routing {
     fn run(&self, mut request: Request) -> Running {
-        match self.0.find(&request) {
+        match self.0.take(&mut request) {
             Ok(hit) => {
                 Exchange::of(&request).settle_route(hit.matched.route.clone());
                 request.extensions_mut().insert(hit.matched);
                 hit.answer.run(request)
             }
-            Err(miss) => Running::ready(Rejection::from(miss).into_response()),
+            Err(rejection) => Running::ready(rejection.into_response()),
         }
     }
 }

@@ -25,7 +25,12 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub(super) fn of(request: &'a Request) -> Self {
-        Self { request, host: host_of(request), path: request.uri().path(), client: OnceCell::new() }
+        Self::at(request, request.uri().path())
+    }
+
+    /// The same as if this were the path.
+    pub(super) fn at(request: &'a Request, path: &'a str) -> Self {
+        Self { request, host: host_of(request), path, client: OnceCell::new() }
     }
 
     /// The client's address, if it can be told.

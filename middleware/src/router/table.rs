@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::header::ALLOW;
-use portcullis_config::Match;
+use portcullis_config::{Match, RoutePaths};
 
 use super::Fault;
 use super::captures::Captures;
@@ -41,6 +41,8 @@ const _: () = assert!(size_of::<Candidate<Goal>>() == 64);
 pub struct Table {
     pub(super) entries: Vec<Entry>,
     pub(super) index: Index<Goal>,
+    /// What some of the routes say about paths, by their place among the entries.
+    paths: Vec<(usize, RoutePaths)>,
 }
 
 /// The route that wins a request.
@@ -93,7 +95,25 @@ impl Table {
             })
         });
         let index = Index::build(rules)?;
-        Ok(Self { entries, index })
+        Ok(Self { entries, index, paths: Vec::new() })
+    }
+
+    /// The same routes with what they say about paths, in the order they were given.
+    #[must_use]
+    pub fn with_paths(mut self, paths: impl IntoIterator<Item = RoutePaths>) -> Self {
+        let said = paths.into_iter().enumerate().filter(|(_, paths)| *paths != RoutePaths::default());
+        self.paths = said.collect();
+        self
+    }
+
+    /// What its routes say about paths, those that say something.
+    pub fn paths(&self) -> impl Iterator<Item = RoutePaths> {
+        self.paths.iter().map(|(_, paths)| *paths)
+    }
+
+    pub(super) fn paths_of(&self, entry: &Entry) -> RoutePaths {
+        let said = self.paths.iter().find(|(index, _)| std::ptr::eq(&self.entries[*index], entry));
+        said.map(|(_, paths)| *paths).unwrap_or_default()
     }
 
     /// The routes, in the order they were given.
@@ -112,6 +132,12 @@ impl Table {
         let matched = MatchedRoute { route: candidate.goal.info.clone(), prefix, captures };
         let (entry, answer) = (self.entry(candidate), &candidate.goal.answer);
         Ok(Hit { entry, answer, alternative: candidate.alternative as usize, matched })
+    }
+
+    /// The route that would take a request if this were its path.
+    pub(super) fn entry_as(&self, request: &Request, path: &str) -> Result<&Entry, Miss> {
+        let rank = self.index.find(&Facts::at(request, path))?;
+        Ok(self.entry(self.index.candidate(rank)))
     }
 
     pub(super) fn entry(&self, candidate: &Candidate<Goal>) -> &Entry {

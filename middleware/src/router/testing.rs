@@ -16,8 +16,10 @@ pub(super) const REGISTRY: &str = "[registry.default]\ntype = \"memory\"";
 
 /// The routes of a file that is nothing but routes.
 pub(super) fn routes(toml: &str) -> Vec<Route> {
-    let (file, faults) =
-        File::parse("gateway.toml", &format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{toml}\n{REGISTRY}"));
+    // Paths are compared as they are here; those of requests are put in order elsewhere.
+    let listener =
+        "[listener.web]\naddress = \"127.0.0.1:0\"\npaths = { slashes = \"keep\", encoded_slashes = \"keep\" }";
+    let (file, faults) = File::parse("gateway.toml", &format!("{listener}\n{toml}\n{REGISTRY}"));
     assert!(!faults.has_errors(), "{}", faults.render(false));
     file.expect("a file without errors").routes
 }
