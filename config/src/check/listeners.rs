@@ -8,6 +8,12 @@ use crate::raw::Step;
 use crate::units::{HostPattern, ListenAddress};
 use crate::{Listener, ListenerTls, Named};
 
+/// HTTP/2 knows no larger window (RFC 9113 §6.9.1), and nothing else of it needs to be larger.
+const LARGEST_WINDOW: u64 = (1 << 31) - 1;
+
+/// Every HTTP/2 connection begins with this (RFC 9113 §6.9.2), and it cannot be made smaller.
+const SMALLEST_CONNECTION_WINDOW: u64 = 65_535;
+
 /// What holds a request's headers gives out not far above this.
 const MOST_HEADERS: usize = 16_384;
 
@@ -33,6 +39,10 @@ impl Check<'_> {
             ("headers", value.limits.headers),
             ("connections", value.limits.connections),
             ("handshakes", value.limits.handshakes),
+            ("streams", value.limits.streams as usize),
+            ("resets", value.limits.resets as usize),
+            ("stream_errors", value.limits.stream_errors),
+            ("control_frames", value.limits.control_frames as usize),
         ] {
             if limit == 0 {
                 let span = self.span_in(listener, &["limits", key]);
@@ -43,7 +53,32 @@ impl Check<'_> {
             let span = self.span_in(listener, &["limits", "headers"]);
             self.error(&span, format!("`headers` goes up to {MOST_HEADERS}; no request has more"));
         }
-        for (key, size) in [("request_line", value.limits.request_line), ("header_size", value.limits.header_size)] {
+        self.sizes(listener);
+    }
+
+    fn sizes(&mut self, listener: &Named<Listener>) {
+        let (name, limits) = (&listener.name, &listener.value.limits);
+        let http2 = [
+            ("stream_window", limits.stream_window),
+            ("connection_window", limits.connection_window),
+            ("send_buffer", limits.send_buffer),
+            ("header_list", limits.header_list),
+        ];
+        for (key, size) in http2 {
+            let said = match size.bytes() {
+                bytes if bytes > LARGEST_WINDOW => {
+                    format!("`{key}` is larger than HTTP/2 allows, which is 2 GiB less a byte")
+                }
+                1..SMALLEST_CONNECTION_WINDOW if key == "connection_window" => {
+                    format!("`{key}` is smaller than the 65535 bytes that every HTTP/2 connection begins with")
+                }
+                _ => continue,
+            };
+            let span = self.span_in(listener, &["limits", key]);
+            self.error(&span, said);
+        }
+        let http1 = [("request_line", limits.request_line), ("header_size", limits.header_size)];
+        for (key, size) in http1.into_iter().chain(http2) {
             if size.bytes() == 0 {
                 let span = self.span_in(listener, &["limits", key]);
                 self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));

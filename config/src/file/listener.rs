@@ -62,6 +62,22 @@ pub struct Limits {
     pub connections: usize,
     /// How many TLS handshakes may be in progress at once.
     pub handshakes: usize,
+    /// How many requests an HTTP/2 connection may have open at once.
+    pub streams: u32,
+    /// How much of a request's body an HTTP/2 client may send ahead of its reader.
+    pub stream_window: Size,
+    /// How much of all bodies together an HTTP/2 client may send ahead of their readers.
+    pub connection_window: Size,
+    /// How much of an answer is kept ready for an HTTP/2 client that does not take it yet.
+    pub send_buffer: Size,
+    /// All headers of a request over HTTP/2 together, unpacked, with 32 bytes for each.
+    pub header_list: Size,
+    /// How many requests an HTTP/2 client may give up on one connection within 30 seconds.
+    pub resets: u32,
+    /// How many streams of an HTTP/2 connection may break the protocol's rules before it is closed.
+    pub stream_errors: usize,
+    /// How many frames that carry nothing (PING, SETTINGS and their like) an HTTP/2 client may send within 10 seconds.
+    pub control_frames: u32,
 }
 
 impl Default for Limits {
@@ -72,6 +88,14 @@ impl Default for Limits {
             headers: 100,
             connections: 10_000,
             handshakes: 1_000,
+            streams: 100,
+            stream_window: Size::from_kib(64),
+            connection_window: Size::from_kib(1024),
+            send_buffer: Size::from_kib(32),
+            header_list: Size::from_kib(16),
+            resets: 1_000,
+            stream_errors: 100,
+            control_frames: 1_000,
         }
     }
 }
@@ -84,10 +108,12 @@ pub struct ListenerTimeouts {
     pub header: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
-    /// Between two pieces of a request's body.
+    /// Between two pieces of a request's body; over HTTP/2 also between two pieces of an answer that the client takes.
     pub body_idle: Duration,
     /// From the connection to the end of the TLS handshake.
     pub handshake: Duration,
+    /// Between two signs of life of an HTTP/2 connection, before it is asked for one; and as long again for that.
+    pub ping: Duration,
 }
 
 impl Default for ListenerTimeouts {
@@ -97,6 +123,7 @@ impl Default for ListenerTimeouts {
             idle: Duration::from_secs(60),
             body_idle: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
+            ping: Duration::from_secs(30),
         }
     }
 }

@@ -87,7 +87,7 @@ impl<I> Exit<I> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn leave(&self, left: Left<I>) {
+    pub(super) fn leave(&self, left: Left<I>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
     }
 }

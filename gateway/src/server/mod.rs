@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::tls::{Downstream, Secured};
 
+pub use http2::Http2;
 pub use socket::Socket;
 
 pub(crate) use accept::open;
@@ -94,6 +95,10 @@ pub struct Manners {
     pub handshakes: usize,
     /// How long a TLS handshake may take.
     pub handshake: Option<Duration>,
+    /// How long an HTTP/2 connection may give no sign of life.
+    pub ping: Option<Duration>,
+    /// What is for HTTP/2 alone.
+    pub http2: Http2,
 }
 
 impl Manners {
@@ -109,6 +114,8 @@ impl Manners {
             body_idle: timeouts.body_idle.limit(),
             handshakes: limits.handshakes,
             handshake: timeouts.handshake.limit(),
+            ping: timeouts.ping.limit(),
+            http2: Http2::new(limits),
         }
     }
 }

@@ -5,6 +5,8 @@
 
 mod floods;
 mod framing;
+mod http2;
+mod http2_floods;
 mod paths;
 mod slowness;
 mod smuggling;

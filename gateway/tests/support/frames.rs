@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Wire;
+pub use super::speaker::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, block, frame};
 
 /// A request that waits for its answer.
 pub struct Stream {
@@ -116,38 +117,6 @@ impl Peer {
     }
 }
 
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const END_STREAM: u8 = 1;
-pub const END_HEADERS: u8 = 4;
-pub const ACK: u8 = 1;
-
-/// A frame as bytes.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags];
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// Headers as HPACK has them if nothing is compressed.
-pub fn block(headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in headers {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
-}
-
 /// An instance's end of a connection, that sends what the test says byte by byte.
 pub struct Raw(pub Wire);
 
@@ -155,7 +124,7 @@ impl Raw {
     /// Reads the preface and says that it takes what is usual.
     pub async fn begin(mut wire: Wire) -> Self {
         wire.take(24).await;
-        wire.put(frame(SETTINGS, 0, 0, &[])).await;
+        wire.put(frame(SETTINGS, 0, 0, "")).await;
         Self(wire)
     }
 

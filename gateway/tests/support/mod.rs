@@ -11,6 +11,7 @@ pub mod logged;
 pub mod pki;
 pub mod proxy;
 pub mod python;
+pub mod speaker;
 
 use std::io;
 use std::net::SocketAddr;

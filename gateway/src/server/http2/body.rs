@@ -10,17 +10,14 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
+use super::course::Open;
+use super::pace;
 use crate::server::strict::Fault;
 use crate::server::strict::Refusal;
 use crate::server::strict::http2::check_trailers;
 
 /// A request's body whose end is an end, and whose faults have a name.
-pub(super) fn checked(body: Incoming) -> Checked {
-    Checked(body)
-}
-
-/// A request's body.
-pub(super) struct Checked(Incoming);
+pub(super) struct Checked(pub(super) Incoming);
 
 impl HttpBody for Checked {
     type Data = Bytes;
@@ -73,13 +70,14 @@ pin_project! {
         #[pin]
         body: B,
         bodiless: bool,
+        _open: Open,
     }
 }
 
 impl<B> Outgoing<B> {
     /// `bodiless`: the answer has none, whatever this says. Over HTTP/1.1 hyper sees to that by itself.
-    pub(super) fn new(body: B, bodiless: bool) -> Self {
-        Self { body, bodiless }
+    pub(super) fn new(body: B, bodiless: bool, open: Open) -> Self {
+        Self { body, bodiless, _open: open }
     }
 }
 
@@ -89,7 +87,16 @@ impl<B: HttpBody> HttpBody for Outgoing<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        if *this.bodiless { Poll::Ready(None) } else { this.body.poll_frame(context) }
+        if *this.bodiless {
+            return Poll::Ready(None);
+        }
+        // hyper asks for more once the client has room for what it had before.
+        pace::taken();
+        let frame = this.body.poll_frame(context);
+        if let Poll::Ready(Some(Ok(_))) = &frame {
+            pace::offered();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub fn check<B>(request: &Request<B>, headers: usize, request_line: usize) -> Result<(), Refusal> {
     target(request, request_line)
         .and_then(|()| fields(request.headers(), headers))
-        .map_err(|refusal| Refusal { asked: Some(asked(request)), ..refusal })
+        .map_err(|refusal| Refusal { asked: Some(asked(request)), ..refusal.over_http2() })
 }
 
 fn target<B>(request: &Request<B>, limit: usize) -> Result<(), Refusal> {
@@ -31,7 +31,8 @@ fn target<B>(request: &Request<B>, limit: usize) -> Result<(), Refusal> {
         return Err(Fault::UriTooLong.into());
     }
     match target.as_bytes() {
-        [b'/', ..] => {}
+        // A target that is not there reads as a slash too.
+        [b'/', ..] if !uri.path().is_empty() => {}
         b"*" if *method == Method::OPTIONS => {}
         _ => return Err(Refusal::at(Fault::Target, uri.path().as_bytes())),
     }

@@ -28,6 +28,7 @@
 //! A `Gate` does no I/O. It sees bytes in whatever pieces they come and says how many may pass.
 
 mod chunks;
+pub mod frames;
 mod head;
 pub mod http2;
 mod refusal;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri, Version};
 use portcullis_middleware::{Cause, Rejection, Request};
 
 /// How much of what was wrong a log gets to see.
@@ -111,6 +111,18 @@ faults! {
     SpaceAroundValue = BadRequest, 400, "a header's value begins or ends with white space";
     /// More or fewer bytes of DATA than `content-length` says.
     BodyLength = BadRequest, 400, "the body is not as long as the Content-Length says";
+    /// A stream that h2 has reset: its header block breaks the rules of RFC 9113 §8.
+    Block = BadRequest, 400, "the header block of a stream is malformed";
+    /// A stream whose header list is over its limit.
+    HeaderList = HeaderTooLarge, 431, "the header list of a stream is too large";
+    /// More streams at once than the client was told to open.
+    Streams = BadRequest, 400, "there are more streams at once than allowed";
+    /// Frames without end that carry nothing: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA.
+    Flood = BadRequest, 400, "there are too many frames that carry nothing";
+    /// Requests without end that are given up at once, or that nobody could answer.
+    Resets = BadRequest, 400, "too many requests are given up";
+    /// What h2 ends a connection for.
+    Protocol = BadRequest, 400, "the connection breaks the rules of HTTP/2";
     /// The end of the connection in the middle of a head.
     Unfinished = BadRequest, 400, "the connection ended in the middle of the head";
     /// The head took longer than allowed.
@@ -132,6 +144,8 @@ pub struct Refusal {
     pub excerpt: Option<Box<[u8]>>,
     /// Method and path, if the request line was in order.
     pub asked: Option<Asked>,
+    /// What was spoken.
+    pub version: Version,
 }
 
 /// What a refused request asked for. The query is left out, because it may hold what no log should.
@@ -144,9 +158,14 @@ pub struct Asked {
 }
 
 impl Refusal {
-    pub(super) fn at(fault: Fault, place: &[u8]) -> Self {
+    pub(in crate::server) fn at(fault: Fault, place: &[u8]) -> Self {
         let excerpt = (!place.is_empty()).then(|| place[..place.len().min(EXCERPT)].into());
-        Self { fault, excerpt, asked: None }
+        Self { fault, excerpt, asked: None, version: Version::HTTP_11 }
+    }
+
+    /// The same, of HTTP/2.
+    pub(in crate::server) fn over_http2(self) -> Self {
+        Self { version: Version::HTTP_2, ..self }
     }
 
     /// The sentence for the log: what was wrong, and where. The log escapes it.
@@ -161,6 +180,7 @@ impl Refusal {
     pub fn request(&self) -> Request {
         let (method, path) = self.asked.as_ref().map_or(("-", "*"), |asked| (&*asked.method, &*asked.path));
         let mut request = Request::default();
+        *request.version_mut() = self.version;
         *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap_or_default();
         *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("*"));
         request
