@@ -23,6 +23,7 @@ use support::frames::*;
 use support::gateway::Running;
 use support::pki::{Authority, SecureInstance, replace};
 use support::proxy::*;
+use support::speaker::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, block};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::speaker::*;
 use super::support::http2::Client;
+use super::support::speaker::*;
 use super::*;
 
 /// What is sent first, and what is sent then, again and again, by its number.

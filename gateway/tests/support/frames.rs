@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Wire;
-pub use super::speaker::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, block, frame};
+use super::speaker::{SETTINGS, frame};
 
 /// A request that waits for its answer.
 pub struct Stream {
