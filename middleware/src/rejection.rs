@@ -227,6 +227,18 @@ impl IntoResponse for Rejection {
     }
 }
 
+/// What a gRPC client is told at the end of an answer that had begun and was cut short for this cause.
+pub fn grpc_trailers(cause: Cause) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    write_grpc(&mut trailers, cause, cause.status());
+    trailers
+}
+
+fn write_grpc(headers: &mut HeaderMap, cause: Cause, status: StatusCode) {
+    headers.insert("grpc-status", HeaderValue::from(u16::from(cause.grpc_status(status))));
+    headers.insert("grpc-message", HeaderValue::from_static(cause.name()));
+}
+
 /// RFC 9457.
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -249,8 +261,7 @@ pub fn finish(exchange: &Exchange, mut response: Response) -> Response {
     if exchange.is_grpc() {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(u16::from(cause.grpc_status(status))));
-        headers.insert("grpc-message", HeaderValue::from_static(cause.name()));
+        write_grpc(headers, cause, status);
         *response.status_mut() = StatusCode::OK;
         return response;
     }

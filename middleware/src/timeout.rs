@@ -9,7 +9,8 @@
 //! A client that has no answer by then gets `504` with the cause `route_timeout`. If the answer has begun, its body is
 //! cut so that the client sees it: the connection or stream breaks. What the rest of the chain was doing is cancelled.
 //!
-//! Nothing is added to the request. [`Deadline`] is the same for a time that is not in a plugin's settings.
+//! Nothing is added to the request. [`Deadline`] is the same for a time that is not in a plugin's settings, [`until`] for
+//! one that a request brings along.
 
 use std::time::Duration as StdDuration;
 
@@ -62,14 +63,20 @@ impl Deadline {
 impl Around for Deadline {
     async fn handle(&self, request: Request, next: Next) -> Response {
         // A time beyond what the clock can count is none.
-        let Some(deadline) = Instant::now().checked_add(self.0) else { return next.run(request).await };
-        let mut time = Box::pin(sleep_until(deadline));
-        let answer = next.run(request);
-        tokio::select! {
-            biased;
-            response = answer => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
-            () = &mut time => Rejection::new(Cause::RouteTimeout).into_response(),
+        match Instant::now().checked_add(self.0) {
+            Some(deadline) => until(deadline, next.run(request)).await,
+            None => next.run(request).await,
         }
+    }
+}
+
+/// Ends an answer that is not complete at the deadline, as [`Timeout`] does.
+pub async fn until(deadline: Instant, answer: impl Future<Output = Response>) -> Response {
+    let mut time = Box::pin(sleep_until(deadline));
+    tokio::select! {
+        biased;
+        response = answer => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
+        () = &mut time => Rejection::new(Cause::RouteTimeout).into_response(),
     }
 }
 

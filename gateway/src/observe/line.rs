@@ -7,7 +7,7 @@
 //!  "bytes_in":0,"bytes_out":512,"ms":{"total":4.120,"chain":0.031,"connect":0.002,"first_byte":3.640,"body":0.310}}
 //! ```
 //!
-//! What is not known is left out. `time` is when the request arrived. `cause` is there if the gateway answered itself or
+//! What is not known is left out; `grpc_status` is what a call of gRPC ended with. `time` is when the request arrived. `cause` is there if the gateway answered itself or
 //! the answer broke off, `note` if whoever refused left one, `trace_id` if the request is traced. `host` and `path` are
 //! what the client asked for; the query is left out, because it may hold what no log should. `bytes_in` and
 //! `bytes_out` count bodies. Of the times, `chain` ends where the first attempt began; `connect`, `first_byte` (from the
@@ -69,6 +69,9 @@ fn request(line: &mut Object<'_>, exchange: &Exchange, attempts: &[Attempt], end
         line.raw(key!("tries"), |out| tries(out, attempts));
     }
     line.number(key!("status"), u64::from(end.status.as_u16()));
+    if let Some(status) = end.grpc_status {
+        line.number(key!("grpc_status"), u64::from(status));
+    }
     if let Some(cause) = end.cause {
         line.text(key!("cause"), cause.name());
     }

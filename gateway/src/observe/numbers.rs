@@ -398,6 +398,7 @@ mod tests {
         let end = End {
             protocol: Version::HTTP_11,
             status: StatusCode::OK,
+            grpc_status: None,
             cause: None,
             note: None,
             bytes_in: 1,

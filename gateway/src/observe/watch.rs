@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use portcullis_middleware::body::CutShort;
+use portcullis_middleware::rejection::grpc_trailers;
 use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response};
 
 use super::line;
@@ -32,6 +33,8 @@ pub struct Watch {
 pub(super) struct End<'a> {
     pub(super) protocol: Version,
     pub(super) status: StatusCode,
+    /// What a call of gRPC ended with.
+    pub(super) grpc_status: Option<u32>,
     pub(super) cause: Option<Cause>,
     pub(super) note: Option<&'a str>,
     pub(super) bytes_in: u64,
@@ -57,6 +60,7 @@ impl Watch {
         let rejection = head.extensions.get::<Rejection>();
         let answer = Answer {
             status: head.status,
+            grpc_status: if self.exchange.is_grpc() { grpc_status(&head.headers) } else { None },
             cause: rejection.map(Rejection::cause),
             note: rejection.and_then(Rejection::noted).map(Box::from),
             length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
@@ -72,11 +76,13 @@ impl Watch {
         http::Response::from_parts(head, Watched { body, answer: Some(answer) })
     }
 
-    fn end(&mut self, status: StatusCode, cause: Option<Cause>, note: Option<&str>, bytes_out: u64) {
+    fn end(&mut self, answer: Ended<'_>) {
         self.over = true;
+        let Ended { status, grpc_status, cause, note, bytes_out } = answer;
         let end = End {
             protocol: self.protocol,
             status,
+            grpc_status,
             cause,
             note,
             bytes_in: self.exchange.received(),
@@ -95,14 +101,35 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.over {
-            self.end(Cause::ClientClosed.status(), Some(Cause::ClientClosed), None, 0);
+            self.end(Ended {
+                status: Cause::ClientClosed.status(),
+                grpc_status: None,
+                cause: Some(Cause::ClientClosed),
+                note: None,
+                bytes_out: 0,
+            });
         }
     }
+}
+
+/// How an answer ended.
+struct Ended<'a> {
+    status: StatusCode,
+    grpc_status: Option<u32>,
+    cause: Option<Cause>,
+    note: Option<&'a str>,
+    bytes_out: u64,
+}
+
+/// What a call ended with, as its headers or trailers say.
+fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// An answer on its way to the client.
 struct Answer {
     status: StatusCode,
+    grpc_status: Option<u32>,
     cause: Option<Cause>,
     note: Option<Box<str>>,
     length: Option<u64>,
@@ -121,8 +148,44 @@ impl Answer {
 
     fn write_end(&mut self, broken: Option<Cause>) {
         if let Some(mut watch) = self.watch.take() {
-            watch.end(self.status, self.cause.or(broken), self.note.as_deref(), self.bytes);
+            watch.end(Ended {
+                status: self.status,
+                grpc_status: self.grpc_status,
+                cause: self.cause.or(broken),
+                note: self.note.as_deref(),
+                bytes_out: self.bytes,
+            });
         }
+    }
+}
+
+impl Answer {
+    /// Counts what goes to the client.
+    fn pass(&mut self, frame: &Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) => self.bytes += data.len() as u64,
+            None => self.pass_trailers(frame),
+        }
+    }
+
+    #[cold]
+    fn pass_trailers(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(trailers), Some(watch)) = (frame.trailers_ref(), &self.watch)
+            && watch.exchange.is_grpc()
+        {
+            self.grpc_status = grpc_status(trailers);
+        }
+    }
+
+    /// It is cut short. A call of gRPC ends in words all the same: its client would take a broken stream for a fault of
+    /// its own, or for one that nobody should try again.
+    fn break_off(mut self, cause: Cause) -> Option<Frame<Bytes>> {
+        let watch = self.watch.as_ref()?;
+        // Over HTTP/1.1 trailers may not reach the client, and then it would be told nothing.
+        let trailers = (watch.exchange.is_grpc() && watch.protocol == Version::HTTP_2).then(|| grpc_trailers(cause));
+        self.grpc_status = trailers.as_ref().and_then(grpc_status);
+        self.end(Some(cause));
+        trailers.map(Frame::trailers)
     }
 }
 
@@ -150,17 +213,16 @@ impl HttpBody for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let (Some(Ok(frame)), Some(answer)) = (&frame, &mut self.answer) {
-            answer.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            answer.pass(frame);
         }
         let over = match &frame {
             None => true,
             // Who sees the end coming does not ask again, and nothing comes after trailers.
             Some(Ok(frame)) => frame.is_trailers() || self.body.is_end_stream(),
             Some(Err(error)) => {
-                if let Some(answer) = self.answer.take() {
-                    answer.end(CutShort::cause_of(error).or(Some(Cause::Internal)));
-                }
-                false
+                let cause = CutShort::cause_of(error).unwrap_or(Cause::Internal);
+                let trailers = self.answer.take().and_then(|answer| answer.break_off(cause));
+                return Poll::Ready(trailers.map(Ok).or(frame));
             }
         };
         if over && let Some(answer) = self.answer.take() {

@@ -10,14 +10,15 @@ use axum::response::IntoResponse;
 use http::StatusCode;
 use portcullis_config::Forwarding;
 use portcullis_middleware::layer::Hop;
+use portcullis_middleware::timeout::until;
 use portcullis_middleware::{Exchange, Rejection, Request, Response, Running};
 
 use super::attempt::{Message, Turn};
 use super::failure::{Failure, Fault};
-use super::headers;
 use super::policy::{Overrides, Policy, Retry, Timeouts};
 use super::rehearsal::rehearse;
 use super::upstream::{Table, Upstream};
+use super::{grpc, headers};
 
 /// The end of a chain that sends requests to a service.
 #[derive(Debug)]
@@ -92,10 +93,16 @@ fn send(upstream: &Arc<Upstream>, terms: Terms, request: Request) -> Running {
             rehearsal(upstream, &terms, &exchange, request).unwrap_or_else(Rejection::into_response),
         );
     }
+    let deadline = if exchange.is_grpc() { grpc::deadline(&exchange, request.headers()) } else { None };
     match begin(upstream, &terms, &exchange, request) {
-        Ok((table, mut message)) => Running::boxed(async move {
-            forward(&table, &terms, &mut message).await.unwrap_or_else(Rejection::into_response)
-        }),
+        Ok((table, mut message)) => {
+            let answer =
+                async move { forward(&table, &terms, &mut message).await.unwrap_or_else(Rejection::into_response) };
+            match deadline {
+                None => Running::boxed(answer),
+                Some(deadline) => Running::boxed(until(deadline, answer)),
+            }
+        }
         Err(rejection) => Running::ready(rejection.into_response()),
     }
 }

@@ -10,6 +10,7 @@ mod connection;
 mod counts;
 mod failure;
 mod forward;
+mod grpc;
 pub mod headers;
 mod policy;
 mod pool;

@@ -6,6 +6,7 @@ pub mod echo;
 pub mod fetched;
 pub mod frames;
 pub mod gateway;
+pub mod grpc;
 pub mod http2;
 pub mod logged;
 pub mod pki;
