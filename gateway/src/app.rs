@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use portcullis_config::units::ListenAddress;
 use portcullis_config::{Document, Faults};
 use portcullis_middleware::follow::Follow;
 use tokio::runtime::{Handle, Runtime};
@@ -80,7 +81,7 @@ pub struct App {
     /// The text that was read last, whether or not it could be used.
     read: Arc<str>,
     signals: Signals,
-    doors: HashMap<SocketAddr, Open>,
+    doors: HashMap<ListenAddress, Open>,
     /// Addresses that a reload gave up, while their last requests finish.
     leaving: Vec<server::Handle>,
     admin: Option<server::Handle>,
@@ -156,7 +157,7 @@ impl App {
         gateway.take_over(plan);
         let mut doors = HashMap::new();
         for (door, socket) in sockets {
-            doors.insert(door.address, Open::new(&workers, &door, socket, &gateway.observer()));
+            doors.insert(door.address.clone(), Open::new(&workers, &door, socket, &gateway.observer()));
         }
         let (give_orders, orders) = mpsc::channel(16);
         let admin = admin_socket.map(|socket| admin::start(&control, socket, gateway.clone(), give_orders.clone()));
@@ -170,12 +171,12 @@ impl App {
 
     /// The address that a listener was really bound to; differs from the file's for port 0.
     pub fn bound(&self, address: SocketAddr) -> Option<SocketAddr> {
-        Some(self.doors.get(&address)?.server.address())
+        self.doors.get(&address.into())?.server.address().tcp()
     }
 
     /// The address of the admin listener.
     pub fn admin(&self) -> Option<SocketAddr> {
-        Some(self.admin.as_ref()?.address())
+        self.admin.as_ref()?.address().tcp()
     }
 
     /// Serves until SIGTERM or SIGINT, reloading on SIGHUP, on a change of the file and when asked; then drains.
@@ -267,7 +268,7 @@ impl App {
 
         // From here on nothing can fail.
         for (address, open) in std::mem::take(&mut self.doors) {
-            match plan.door(address) {
+            match plan.door(&address) {
                 Some(door) => {
                     open.edges.iter().for_each(|edge| edge.swap(door.clone()));
                     open.server.manners_changed();
@@ -280,7 +281,7 @@ impl App {
             }
         }
         for (door, socket) in sockets {
-            self.doors.insert(door.address, Open::new(&self.workers, &door, socket, &self.gateway.observer()));
+            self.doors.insert(door.address.clone(), Open::new(&self.workers, &door, socket, &self.gateway.observer()));
         }
         self.leaving.retain(|server| server.open() > 0);
         self.gateway.take_over(plan);
@@ -324,7 +325,7 @@ fn bind<'a>(
     workers: &Workers,
     doors: impl Iterator<Item = &'a Arc<Door>>,
 ) -> Result<Vec<(Arc<Door>, Socket)>, Unavailable> {
-    doors.map(|door| Ok((door.clone(), workers.bind(door.address, &door.listener_names())?))).collect()
+    doors.map(|door| Ok((door.clone(), workers.bind(door.address.clone(), &door.listener_names())?))).collect()
 }
 
 impl Open {

@@ -4,26 +4,27 @@
 //! the client sent. Three kinds of lock remain, all held briefly and never across a wait: a request's own notes and body, the
 //! idle connections of an instance, and the worker's own counts and log lines, which a scrape or the log's writer want too.
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
-use http::HeaderValue;
 use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue};
 use portcullis_config::Forwarding;
+use portcullis_config::units::ListenAddress;
 use portcullis_middleware::client::{self, TrustedProxies};
 use portcullis_middleware::exchange::Arrival;
 use portcullis_middleware::router::{HostMap, Table};
-use portcullis_middleware::{Cause, Exchange, Next, Rejection, Request, Response, paths, rejection};
+use portcullis_middleware::{Cause, Client, Exchange, Next, Rejection, Request, Response, paths, rejection};
 
 use crate::authority;
 use crate::observe::{Observer, Watched};
 use crate::plan::Link;
 use crate::proxy::Stage;
 use crate::proxy::headers::end_hop;
+use crate::proxy_protocol::Receiver;
 use crate::server::strict::Refusal;
 use crate::server::{Application, Manners, Peer};
 use crate::tls::Downstream;
@@ -54,14 +55,14 @@ pub struct Arrived<'a> {
 /// Finds out who sent a request and which listener it is for, and brings its path into the form that is compared and
 /// forwarded. What speaks of the client's connection only ends here.
 pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Arrived<'a> {
-    let client = peer.map(|peer| client::settle(peer.address, None, request.headers(), &door.trusted_proxies));
+    let client = peer.and_then(|peer| client(peer, request.headers(), &door.trusted_proxies));
     let entrance = enter(door, request, peer);
     let listener = entrance.as_ref().ok().copied();
     let secured = peer.and_then(|peer| peer.tls.as_deref());
     let arrival = Arrival {
         client,
         listener: listener.map_or(&door.names[0], |listener| &listener.name).clone(),
-        port: peer.and_then(|peer| peer.local).map(|local| local.port()),
+        local: peer.and_then(|peer| peer.local),
         scheme: if secured.is_some() { "https" } else { "http" },
         tls: secured.map(|secured| secured.tls.clone()),
         rehearsal: Stage::of(request).is_some(),
@@ -75,6 +76,14 @@ pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) ->
     end_hop(request.headers_mut());
     let entrance = entrance.and_then(|listener| paths::arrive(request, listener.paths).map(|()| listener));
     Arrived { exchange, listener, entrance }
+}
+
+/// Who sent a request that came over the connection with this peer.
+fn client(peer: &Peer, headers: &HeaderMap, trusted: &TrustedProxies) -> Option<Client> {
+    match peer.address {
+        Some(address) => Some(client::settle(address, peer.source, headers, trusted)),
+        None => client::settle_unix(peer.source, headers, trusted),
+    }
 }
 
 /// Which listener the request is for: of those that share the address, the one with the most specific host.
@@ -141,6 +150,10 @@ impl Application for Edge {
         self.door.load().tls.clone()
     }
 
+    fn proxy_protocol(&self) -> Option<Arc<Receiver>> {
+        self.door.load().proxy_protocol.clone()
+    }
+
     fn refuse(&self, refusal: &Refusal, peer: &Peer) -> http::Response<Watched> {
         let (door, mut request) = (self.door.load(), refusal.request());
         let arrived = arrive(&door, &mut request, Some(peer));
@@ -158,11 +171,13 @@ impl Application for Edge {
 /// One address as the plan sees it: who listens there, and how connections are treated.
 pub struct Door {
     /// The address as the file gives it.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// How connections are treated.
     pub manners: Manners,
     /// Who may speak for a client.
     pub trusted_proxies: Arc<TrustedProxies>,
+    /// Whose PROXY protocol headers are believed, if connections begin with one.
+    pub proxy_protocol: Option<Arc<Receiver>>,
     /// How to shake hands with connections, if the listeners have `tls`.
     pub tls: Option<Arc<Downstream>>,
     /// The listeners that share the address, by host.
@@ -225,7 +240,7 @@ mod tests {
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
         let door = plan.door_of("rest").expect("the file has it");
         let request = http::Request::builder().uri(path).header(HOST, host).body(axum::body::Body::empty()).unwrap();
-        let peer = peer.map(|address| Peer { address: address.parse().unwrap(), local: None, tls: None });
+        let peer = peer.map(|address| Peer::at(address.parse().unwrap()));
         let response = serve(&door, &gateway.observer(), request, peer.as_ref()).await.map(axum::body::Body::new);
         (response.status().as_u16(), Rejection::of(&response).map(Rejection::cause))
     }

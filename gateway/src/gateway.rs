@@ -51,7 +51,7 @@ impl Gateway {
     pub fn new(plugins: Plugins) -> Self {
         let carry = Carry::default();
         Self {
-            observer: Arc::new(Observer::new(carry.pools.clone(), carry.tls.counts.clone())),
+            observer: Arc::new(Observer::new(carry.pools.clone(), carry.tls.counts.clone(), carry.headers.clone())),
             plugins,
             carry,
             plan: ArcSwap::from_pointee(Plan::empty()),
@@ -154,7 +154,7 @@ impl Gateway {
                     return rejection::finish(&Exchange::of(&request), gone);
                 };
                 let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-                let peer = address.map(|address| Peer { address, local: None, tls: None });
+                let peer = address.map(Peer::at);
                 edge::serve(&door, &observer, request, peer.as_ref()).await.into_response()
             }
         }))

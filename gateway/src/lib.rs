@@ -40,6 +40,7 @@ pub mod observe;
 pub mod plan;
 pub mod plugins;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod reference;
 pub mod registry;
 pub mod server;

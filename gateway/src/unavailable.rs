@@ -1,9 +1,9 @@
 //! What a right configuration asks for and this machine does not give.
 
 use std::io::{Error, ErrorKind};
-use std::net::SocketAddr;
 
 use portcullis_config::AccessLogOutput;
+use portcullis_config::units::ListenAddress;
 
 /// Something a plan needs and cannot have. At the start the gateway ends with it; on a reload the old plan keeps serving.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum Unavailable {
         /// The listeners that want it, as they are to be printed.
         listeners: String,
         /// The address they want.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why not, and what to do.
         reason: String,
     },
@@ -37,19 +37,9 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
-    pub(crate) fn address(listeners: &[&str], address: SocketAddr, error: &Error) -> Self {
+    pub(crate) fn address(listeners: &[&str], address: &ListenAddress, reason: String) -> Self {
         let listeners = listeners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let reason = match error.kind() {
-            ErrorKind::AddrInUse => {
-                "the address is in use; stop the program that has it, or choose another port".to_owned()
-            }
-            ErrorKind::PermissionDenied => {
-                format!("permission denied; ports below 1024 need CAP_NET_BIND_SERVICE ({error})")
-            }
-            ErrorKind::AddrNotAvailable => "no interface of this machine has that address".to_owned(),
-            _ => error.to_string(),
-        };
-        Self::Address { listeners, address, reason }
+        Self::Address { listeners, address: address.clone(), reason }
     }
 
     pub(crate) fn access_log(output: &AccessLogOutput, error: Error) -> Self {
@@ -60,5 +50,19 @@ impl Unavailable {
             AccessLogOutput::Off => "nowhere".to_owned(),
         };
         Self::AccessLog { output, error }
+    }
+}
+
+/// Why an address cannot be bound, and what to do.
+pub(crate) fn reason(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            "the address is in use; stop the program that has it, or choose another port".to_owned()
+        }
+        ErrorKind::PermissionDenied => {
+            format!("permission denied; ports below 1024 need CAP_NET_BIND_SERVICE ({error})")
+        }
+        ErrorKind::AddrNotAvailable => "no interface of this machine has that address".to_owned(),
+        _ => error.to_string(),
     }
 }

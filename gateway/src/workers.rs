@@ -9,12 +9,12 @@
 //! connections than another passes on what it accepted.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use portcullis_config::units::ListenAddress;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -74,8 +74,8 @@ impl Workers {
     }
 
     /// Binds an address for the named listeners. Nobody is accepted before it is [opened](Workers::open).
-    pub fn bind(&self, address: SocketAddr, listeners: &[&str]) -> Result<Socket, Unavailable> {
-        Socket::bind(address, listeners, self.crew.seats.iter().map(|seat| &seat.0.runtime))
+    pub fn bind(&self, address: impl Into<ListenAddress>, listeners: &[&str]) -> Result<Socket, Unavailable> {
+        Socket::bind(&address.into(), listeners, self.crew.seats.iter().map(|seat| &seat.0.runtime))
     }
 
     /// Begins to accept connections, on every worker. Each answers by an application of its own, of which there is one
@@ -223,7 +223,7 @@ impl Drop for Alarm {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use axum::response::IntoResponse;
     use portcullis_middleware::{Request, Response};
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn an_accept_loop_that_panics_is_noticed() {
         let mut workers = Workers::start(2).unwrap();
-        let socket = workers.bind((Ipv4Addr::LOCALHOST, 0).into(), &["web"]).unwrap();
+        let socket = workers.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &["web"]).unwrap();
         workers.open(socket, vec![Arc::new(Broken), Arc::new(Broken)]);
         let fallen = workers.fallen().await;
         assert!(fallen.0 < 2 && fallen.to_string().contains("has died"), "{fallen}");

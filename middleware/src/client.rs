@@ -13,12 +13,16 @@
 //! With the PROXY protocol the connection's peer is a load balancer that sees no HTTP: whoever it names wrote the
 //! request, headers included. So that source takes the peer's place, and its headers are believed only if it is a
 //! trusted proxy itself.
+//!
+//! The other end of a unix socket has no address. It is nobody, unless `trusted_proxies` has `"unix:"` and it names the
+//! client by the PROXY protocol or a forwarding header.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
+use portcullis_config::units::TrustedProxy;
 
 use crate::ip_set::IpSet;
 use crate::{Client, Origin};
@@ -30,17 +34,40 @@ pub const MAX_HOPS: usize = 64;
 
 /// The proxies whose word about a client is taken: `trusted_proxies` of the file.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(IpSet);
+pub struct TrustedProxies {
+    networks: IpSet,
+    /// Whether whoever connects over a unix socket is one.
+    unix: bool,
+}
 
 impl TrustedProxies {
     /// Trusts these networks.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(IpSet::new(networks))
+        Self { networks: IpSet::new(networks), unix: false }
     }
 
     /// Whether this address is a trusted proxy's.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        self.0.contains(ip)
+        self.networks.contains(ip)
+    }
+
+    /// Whether the other end of a connection is a trusted proxy. On a unix socket it has no address.
+    pub fn trusts(&self, peer: Option<SocketAddr>) -> bool {
+        peer.map_or(self.unix, |peer| self.contains(peer.ip()))
+    }
+}
+
+impl FromIterator<TrustedProxy> for TrustedProxies {
+    fn from_iter<T: IntoIterator<Item = TrustedProxy>>(written: T) -> Self {
+        let mut unix = false;
+        let networks = written.into_iter().filter_map(|trusted| match trusted {
+            TrustedProxy::Network(network) => Some(network.get()),
+            TrustedProxy::Unix => {
+                unix = true;
+                None
+            }
+        });
+        Self { networks: IpSet::new(networks.collect::<Vec<_>>()), unix }
     }
 }
 
@@ -64,7 +91,28 @@ pub fn settle(
         Some(found) => found,
         None => (peer.ip(), origin),
     };
-    Client { ip, origin, peer, peer_is_trusted }
+    Client { ip, origin, peer: Some(peer), peer_is_trusted }
+}
+
+/// Finds who sent a request over a unix socket.
+///
+/// Its other end has no address, so there is a client only if that end is trusted and names one. Without, nobody is
+/// taken for somebody: whoever decides by the client's address refuses.
+pub fn settle_unix(
+    proxy_protocol_source: Option<SocketAddr>,
+    headers: &HeaderMap,
+    trusted: &TrustedProxies,
+) -> Option<Client> {
+    if !trusted.unix {
+        return None;
+    }
+    let Some(source) = proxy_protocol_source else {
+        let (ip, origin) = walk(headers, trusted)?;
+        return Some(Client { ip, origin, peer: None, peer_is_trusted: true });
+    };
+    let client = settle(source, None, headers, trusted);
+    let origin = if client.origin == Origin::Peer { Origin::ProxyProtocol } else { client.origin };
+    Some(Client { origin, ..client })
 }
 
 /// Follows the forwarding header back to the client; `None` if its last entry is no address, or there is none.
@@ -329,7 +377,7 @@ mod tests {
         let lines = [("x-forwarded-for", &b"203.0.113.9, ::ffff:10.0.0.7"[..])];
         assert_eq!(from("[::ffff:10.0.0.5]:1", &lines), ("203.0.113.9".into(), "x_forwarded_for[0]".into()));
         let client = settle("[::ffff:10.0.0.5]:1".parse().unwrap(), None, &HeaderMap::new(), &trusted());
-        assert_eq!((client.ip.to_string(), client.peer.to_string()), ("10.0.0.5".into(), "10.0.0.5:1".into()));
+        assert_eq!((client.ip.to_string(), client.peer.unwrap().to_string()), ("10.0.0.5".into(), "10.0.0.5:1".into()));
     }
 
     #[test]
@@ -347,6 +395,27 @@ mod tests {
 
         let client = settle("192.0.2.1:1".parse().unwrap(), Some("10.9.9.9:5".parse().unwrap()), &lines, &trusted());
         assert_eq!((client.ip.to_string(), client.origin), ("192.0.2.1".into(), Origin::Peer));
+    }
+
+    #[test]
+    fn a_unix_peer_is_nobody_unless_it_is_trusted_and_names_somebody() {
+        let unix: TrustedProxies = ["unix:", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into_iter().collect();
+        let named = headers(&[("x-forwarded-for", b"203.0.113.9, 10.0.0.7")]);
+        let source = || Some("198.51.100.1:5".parse().unwrap());
+
+        for headers in [&named, &HeaderMap::new()] {
+            assert_eq!(settle_unix(None, headers, &trusted()), None, "networks say nothing of it");
+            assert_eq!(settle_unix(source(), headers, &trusted()), None);
+        }
+        assert_eq!(settle_unix(None, &HeaderMap::new(), &unix), None, "trusted, but it names nobody");
+
+        let client = settle_unix(None, &named, &unix).unwrap();
+        assert_eq!((client.ip.to_string(), client.origin), ("203.0.113.9".into(), Origin::XForwardedFor(0)));
+        assert_eq!((client.peer, client.peer_is_trusted), (None, true));
+
+        let client = settle_unix(source(), &named, &unix).unwrap();
+        assert_eq!((client.ip.to_string(), client.origin), ("198.51.100.1".into(), Origin::ProxyProtocol));
+        assert!(!client.peer_is_trusted, "who wrote the headers is a stranger");
     }
 
     #[test]

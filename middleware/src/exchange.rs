@@ -31,8 +31,8 @@ pub struct Client {
     /// How the address was found.
     pub origin: Origin,
     /// Who sent us this request: the client itself or the last proxy before us. It is the other end of the connection, or
-    /// whom a trusted load balancer named by the PROXY protocol.
-    pub peer: SocketAddr,
+    /// whom a trusted load balancer named by the PROXY protocol. The other end of a unix socket has no address.
+    pub peer: Option<SocketAddr>,
     /// Whether that peer is one of `trusted_proxies`, so that the headers it sent are believed.
     pub peer_is_trusted: bool,
 }
@@ -128,8 +128,8 @@ pub struct Arrival {
     pub client: Option<Client>,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The port the listener has, for redirects.
-    pub port: Option<u16>,
+    /// The address that the client connected to; its port is the one of redirects. A unix socket has none.
+    pub local: Option<SocketAddr>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// What the TLS handshake established; `None` on a connection without.
@@ -141,7 +141,7 @@ pub struct Arrival {
 /// Nothing is known: whoever asks for the client must refuse.
 impl Default for Arrival {
     fn default() -> Self {
-        Self { client: None, listener: "".into(), port: None, scheme: "http", tls: None, rehearsal: false }
+        Self { client: None, listener: "".into(), local: None, scheme: "http", tls: None, rehearsal: false }
     }
 }
 
@@ -238,7 +238,12 @@ impl Exchange {
 
     /// The port of the listener that took the request.
     pub fn listener_port(&self) -> Option<u16> {
-        self.0.arrival.port
+        self.0.arrival.local.map(|local| local.port())
+    }
+
+    /// The address that the client connected to, as far as it is known.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.arrival.local
     }
 
     /// `http` or `https`, as the client spoke it.

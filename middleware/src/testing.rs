@@ -101,7 +101,7 @@ impl Default for Setting {
 /// If the text is not an address.
 pub fn arrival(ip: &str) -> Arrival {
     let ip: IpAddr = ip.parse().expect("a test gives an address");
-    let client = Client { ip, origin: Origin::Peer, peer: SocketAddr::new(ip, 4711), peer_is_trusted: false };
+    let client = Client { ip, origin: Origin::Peer, peer: Some(SocketAddr::new(ip, 4711)), peer_is_trusted: false };
     Arrival { client: Some(client), listener: "web".into(), ..Arrival::default() }
 }
 
@@ -176,7 +176,7 @@ impl Chain {
             layers: layers.into_iter().map(|built| built.layer).collect(),
             next: mock(),
             seen: Arc::default(),
-            arrival: Arrival { port: Some(8080), ..arrival("127.0.0.1") },
+            arrival: Arrival { local: Some(([127, 0, 0, 1], 8080).into()), ..arrival("127.0.0.1") },
         }
     }
 

@@ -143,7 +143,8 @@ pub(crate) fn answer(meter: &mut Meter<'_>) {
 
 /// A trusted proxy, as most requests come from one.
 static PEER: Peer = Peer {
-    address: std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4711),
+    address: Some(std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4711)),
+    source: None,
     local: None,
     tls: None,
 };

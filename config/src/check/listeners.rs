@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Check;
 use crate::raw::Step;
-use crate::units::{HostPattern, ListenAddress};
+use crate::units::{HostPattern, ListenAddress, TrustedProxy};
 use crate::{Listener, ListenerTls, Named};
 
 /// HTTP/2 knows no larger window (RFC 9113 §6.9.1), and nothing else of it needs to be larger.
@@ -34,6 +34,9 @@ impl Check<'_> {
         self.no_duplicates(&value.hosts);
         if let Some(tls) = &value.tls {
             self.tls(name, tls);
+        }
+        if value.proxy_protocol.value {
+            self.proxy_protocol(listener);
         }
         for (key, limit) in [
             ("headers", value.limits.headers),
@@ -95,6 +98,27 @@ impl Check<'_> {
             self.error(&wanted.span, "`client_certificate` says nothing without `client_ca`")
                 .label("whose certificates?")
                 .help("name the file of the authorities that sign clients' certificates: client_ca = \"clients.pem\"");
+        }
+    }
+
+    fn proxy_protocol(&mut self, listener: &Named<Listener>) {
+        let Named { name, value, .. } = listener;
+        let (believed, help) = match value.address.value {
+            ListenAddress::Tcp(_) => (
+                self.file.trusted_proxies.iter().any(|trusted| matches!(trusted, TrustedProxy::Network(_))),
+                "name the load balancers in front of it: trusted_proxies = [\"10.0.0.0/8\"]",
+            ),
+            ListenAddress::Unix(_) => (
+                self.file.trusted_proxies.contains(&TrustedProxy::Unix),
+                "trust whoever connects over a unix socket: trusted_proxies = [\"unix:\"]",
+            ),
+        };
+        if !believed {
+            let said =
+                format!("nobody's PROXY protocol header is believed, so listener `{name}` would refuse everyone");
+            self.error(&value.proxy_protocol.span, said)
+                .label("headers are taken from `trusted_proxies` only")
+                .help(help);
         }
     }
 

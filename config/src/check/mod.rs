@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use crate::names::listed;
-use crate::units::Network;
+use crate::units::TrustedProxy;
 use crate::{Faults, File, Spanned, did_you_mean};
 
 /// What the file declares, whether or not it could be read.
@@ -33,7 +33,7 @@ pub(crate) struct Known {
 /// More threads than any machine has cores for; beyond it the system gives out.
 const MOST_WORKERS: usize = 1024;
 
-pub(crate) fn check(file: &File, known: &Known, trusted_proxies: &[Spanned<Network>], faults: &mut Faults) {
+pub(crate) fn check(file: &File, known: &Known, trusted_proxies: &[Spanned<TrustedProxy>], faults: &mut Faults) {
     let mut check = Check { file, known, faults };
     check.top(trusted_proxies);
     check.listeners();
@@ -60,14 +60,14 @@ impl Check<'_> {
         self.faults.warning(document, span.clone(), message)
     }
 
-    fn top(&mut self, trusted_proxies: &[Spanned<Network>]) {
+    fn top(&mut self, trusted_proxies: &[Spanned<TrustedProxy>]) {
         if let Some(workers) = self.file.workers.filter(|workers| workers.get() > MOST_WORKERS) {
             let span = self.file.document.root.get("workers").map_or(0..0, |node| node.span.clone());
             self.error(&span, format!("`workers` is {workers}, and each is a thread; it goes up to {MOST_WORKERS}"));
         }
-        for network in trusted_proxies {
-            if network.is_everyone() {
-                self.warning(&network.span, "every client may claim any address")
+        for trusted in trusted_proxies {
+            if matches!(trusted.value, TrustedProxy::Network(network) if network.is_everyone()) {
+                self.warning(&trusted.span, "every client may claim any address")
                     .label("this is everyone")
                     .help("name only the proxies in front of this gateway");
             }

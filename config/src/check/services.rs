@@ -14,6 +14,7 @@ impl Check<'_> {
     fn service(&mut self, service: &Named<Service>) {
         let Named { name, value, .. } = service;
         self.protocol(value);
+        self.introduction(service);
         match (&value.registry, &value.instances) {
             (Some(registry), Some(instances)) => {
                 let said = format!("service `{name}` has both `instances` and a `registry`");
@@ -68,6 +69,17 @@ impl Check<'_> {
                     .help("write \"h2\" for HTTP/2 over TLS, or remove `tls`");
             }
             _ => {}
+        }
+    }
+
+    /// A header at the begin of a connection speaks of one client, and streams of many share a connection.
+    fn introduction(&mut self, service: &Named<Service>) {
+        let (Some(wanted), protocol) = (&service.value.proxy_protocol, &service.value.protocol) else { return };
+        if protocol.value != Protocol::Http1 {
+            let said = "`proxy_protocol` needs `protocol = \"http1\"`";
+            self.error(&wanted.span, said)
+                .label("names one client per connection")
+                .also(protocol.span.clone(), "has requests of many clients on one connection");
         }
     }
 

@@ -14,7 +14,8 @@ use crate::units::{Duration, HostPattern, ListenAddress, Size};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Where it listens: `"0.0.0.0:8080"`, `"[::]:8080"` (IPv4 as well), or `"unix:/path"`.
+    /// Where it listens: `"0.0.0.0:8080"`, `"[::]:8080"` (IPv4 as well), or `"unix:/path"`, a socket that its owner and
+    /// group may connect to.
     pub address: Spanned<ListenAddress>,
     /// The hosts it serves; empty is any. Listeners may share an address: the most specific host wins,
     /// and there is no fall-through to another.
@@ -24,7 +25,8 @@ pub struct Listener {
     #[serde(default = "only_the_router")]
     #[schemars(extend("default" = ["router"]))]
     pub chain: Vec<ChainItem>,
-    /// Whether connections begin with a PROXY protocol header.
+    /// Whether connections begin with a PROXY protocol header, version 1 or 2. It is taken from `trusted_proxies` only,
+    /// and a connection without one is closed.
     #[serde(default)]
     pub proxy_protocol: Spanned<bool>,
     /// Certificates, if it speaks TLS.
@@ -104,7 +106,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerTimeouts {
-    /// From the first byte of a request to the end of its headers.
+    /// From the first byte of a request to the end of its headers; from the connection to the end of a PROXY protocol
+    /// header.
     pub header: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,

@@ -13,10 +13,10 @@ mod service;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::units::TrustedProxy;
 use crate::{Document, Place, Raw, Spanned};
 
 pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, Presence, TlsVersion};
@@ -24,7 +24,9 @@ pub use matching::{Match, PathMatch, ValueMatch};
 pub(crate) use parse::Outline;
 pub use paths::{DotSegments, EncodedSlashes, Paths, RoutePaths, Slashes};
 pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};
-pub use service::{Balance, Health, Instance, Protocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls};
+pub use service::{
+    Balance, Health, Instance, Protocol, ProxyProtocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls,
+};
 
 /// Everything that one file says, in file order.
 #[derive(Clone, Debug)]
@@ -32,7 +34,7 @@ pub struct File {
     /// The text it was read from.
     pub document: Document,
     /// Who may speak for a client.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// How many workers; one per core unless given.
     pub workers: Option<NonZeroUsize>,
     /// Where the access log goes.

@@ -14,7 +14,7 @@ use super::{AccessLog, Admin, File, Listener, Named, Route, Service};
 use crate::check::{Known, check};
 use crate::decode::{Decoded, decode};
 use crate::node::{Kind, Node};
-use crate::units::Network;
+use crate::units::TrustedProxy;
 use crate::{Document, Faults, Raw, Spanned};
 
 /// The file's outline: what may stand at its top. Tables are kept unread.
@@ -22,8 +22,9 @@ use crate::{Document, Faults, Raw, Spanned};
 #[serde(default, deny_unknown_fields)]
 #[derive(Default)]
 pub(crate) struct Outline {
-    /// Networks of the proxies that may speak for a client. Default: nobody.
-    trusted_proxies: Vec<Spanned<Network>>,
+    /// Networks of the proxies that may speak for a client; `"unix:"` is whoever connects over a unix socket. Default:
+    /// nobody.
+    trusted_proxies: Vec<Spanned<TrustedProxy>>,
     /// How many workers serve requests, each a thread. Default: one per core.
     workers: Option<NonZeroUsize>,
     /// The access log.
@@ -110,7 +111,7 @@ impl File {
         let routes = routes.filter_map(|(position, it)| reading.route(position, &it)).collect();
         let Reading { whole, known, .. } = reading;
         let file = Self {
-            trusted_proxies: outline.trusted_proxies.iter().map(|it| it.get()).collect(),
+            trusted_proxies: outline.trusted_proxies.iter().map(|it| it.value).collect(),
             workers: outline.workers,
             access_log: outline.access_log,
             listeners,

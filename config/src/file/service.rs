@@ -28,6 +28,9 @@ pub struct Service {
     /// The protocol that its instances speak: `http1`, `h2` (with `tls`), `h2c` (without), or `auto`, which is what TLS
     /// agrees on. Many requests share a connection of HTTP/2; gRPC needs it.
     pub protocol: Spanned<Protocol>,
+    /// The version of the PROXY protocol header that tells its instances who the client is, if they want one. Every
+    /// request then has a connection of its own.
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     /// Settings of TLS, if its instances speak it.
     pub tls: Option<Spanned<ServiceTls>>,
     /// How an instance is picked for a request.
@@ -123,6 +126,16 @@ pub enum Protocol {
     /// With `tls` what the handshake agrees on: HTTP/2 if the instance speaks it, else HTTP/1.1. Without, HTTP/1.1; and
     /// HTTP/2 for gRPC, which there is over nothing else.
     Auto,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// Version 1: a line of text.
+    V1,
+    /// Version 2: binary.
+    V2,
 }
 
 /// How an instance is picked.

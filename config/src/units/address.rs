@@ -48,6 +48,22 @@ impl FromStr for ListenAddress {
     }
 }
 
+impl ListenAddress {
+    /// The IP address and the port; `None` for a socket in the file system.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -78,7 +94,7 @@ written!(InstanceAddress, expecting: "an address such as \"10.0.0.7:9001\"", sch
     "type": "string",
     "title": "Instance address",
     "description": "An IP address or a name with a port, or `unix:` and a path.",
-    "examples": ["10.0.0.7:9001", "[2001:db8::1]:9001", "orders.internal:9001"],
+    "examples": ["10.0.0.7:9001", "[2001:db8::1]:9001", "orders.internal:9001", "unix:/run/orders.sock"],
 });
 
 impl FromStr for InstanceAddress {
@@ -135,12 +151,27 @@ impl fmt::Display for InstanceAddress {
     }
 }
 
+/// The longest path that a socket address has room for.
+const LONGEST_PATH: usize = 107;
+
 fn unix(text: &str) -> Result<Option<PathBuf>, String> {
-    match text.strip_prefix("unix:") {
-        Some(path) if path.starts_with('/') => Ok(Some(path.into())),
-        Some(path) => Err(format!("a unix socket is named by its whole path: \"unix:/…\", not \"unix:{path}\"")),
-        None => Ok(None),
+    let Some(path) = text.strip_prefix("unix:") else { return Ok(None) };
+    if !path.starts_with('/') {
+        return Err(format!("a unix socket is named by its whole path: \"unix:/…\", not \"unix:{path}\""));
     }
+    if path.ends_with('/') {
+        return Err(format!("`{path}` is a directory; name the socket in it: \"unix:{path}portcullis.sock\""));
+    }
+    if path.contains('\0') {
+        return Err("the path of a unix socket has no NUL in it".to_owned());
+    }
+    if path.len() > LONGEST_PATH {
+        return Err(format!(
+            "the path of a unix socket has at most {LONGEST_PATH} bytes, and this one has {}; choose a shorter one",
+            path.len()
+        ));
+    }
+    Ok(Some(path.into()))
 }
 
 fn with_port(address: &str) -> String {

@@ -13,6 +13,7 @@ mod percent;
 mod regex;
 mod secret;
 mod size;
+mod trusted_proxy;
 mod written;
 
 pub use address::{InstanceAddress, ListenAddress};
@@ -25,5 +26,6 @@ pub use percent::Percent;
 pub use regex::Regex;
 pub use secret::Secret;
 pub use size::Size;
+pub use trusted_proxy::TrustedProxy;
 
 pub(crate) use written::written;

@@ -70,7 +70,7 @@ impl Application for Admin {
     }
 
     fn refuse(&self, refusal: &strict::Refusal, peer: &Peer) -> Response {
-        debug!(peer = %peer.address, what = %refusal.note(), "refused a request");
+        debug!(peer = %peer, what = %refusal.note(), "refused a request");
         Refusal(refusal.fault.status(), refusal.fault.sentence().into()).into_response()
     }
 

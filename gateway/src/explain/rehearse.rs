@@ -42,14 +42,25 @@ pub(super) async fn offline(plan: &Plan, asked: &Asked) -> Result<Explanation, S
 async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanation, String> {
     let Described { request, port } = asked.read()?;
     let (door, how) = choose(plan, asked, &request, port)?;
-    let local = match door.address.port() {
+    let local = door.address.tcp().map(|address| match address.port() {
         // The port is whatever the system gave; the client knows it.
-        0 => SocketAddr::new(door.address.ip(), port.unwrap_or(0)),
-        _ => door.address,
-    };
+        0 => SocketAddr::new(address.ip(), port.unwrap_or(0)),
+        _ => address,
+    });
     // As if the handshake had been for the host that is asked for.
     let tls = door.tls.as_ref().map(|tls| Arc::new(tls.imagined(&host_of(&request))));
-    let peer = Peer { address: SocketAddr::new(asked.client.unwrap_or(LOOPBACK), 0), local: Some(local), tls };
+    let whom = match (asked.client, local) {
+        (Some(client), _) => client,
+        (None, Some(_)) => LOOPBACK,
+        (None, None) => {
+            return Err(format!(
+                "listener `{}` is at a unix socket, where clients have no address; say whom a proxy names with --client",
+                door.names[0]
+            ));
+        }
+    };
+    let address = Some(SocketAddr::new(whom, 0));
+    let peer = Peer { address, source: None, local, tls };
 
     let mut real = copy(&request);
     real.extensions_mut().insert(stage.clone());
@@ -116,8 +127,9 @@ fn choose<'a>(
             }
         };
     }
-    if let Some(door) = doors.iter().find(|door| Some(door.address.port()) == port) {
-        return Ok((door, format!("listens on port {}", door.address.port())));
+    let listens = |door: &Arc<Door>| port.filter(|port| door.address.tcp().is_some_and(|it| it.port() == *port));
+    if let Some((door, port)) = doors.iter().find_map(|door| Some((door, listens(door)?))) {
+        return Ok((door, format!("listens on port {port}")));
     }
     let nobody = port.map(|port| format!("none listens on port {port}; ")).unwrap_or_default();
     let host = host_of(request);
@@ -355,7 +367,7 @@ fn merit(criterion: Criterion) -> &'static str {
 
 fn client(exchange: &Exchange, request: &Request, asked: &Asked) -> Result<Client, String> {
     let client = exchange.client().map_err(|_| "the client's address cannot be told".to_owned())?;
-    let peer = client.peer.ip();
+    let peer = client.peer.map_or(client.ip, |peer| peer.ip());
     let speaks = request.headers().contains_key("x-forwarded-for") || request.headers().contains_key(FORWARDED);
     let mut how = match client.origin {
         Origin::Peer if client.peer_is_trusted => "the peer itself, a trusted proxy that names nobody else".to_owned(),

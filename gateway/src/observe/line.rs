@@ -45,7 +45,9 @@ fn request(line: &mut Object<'_>, exchange: &Exchange, attempts: &[Attempt], end
     if let Ok(client) = exchange.client() {
         line.raw(key!("client"), |out| quoted(out, |out| address(out, client.ip)));
         line.raw(key!("client_origin"), |out| quoted(out, |out| origin(out, client.origin)));
-        line.raw(key!("peer"), |out| quoted(out, |out| socket(out, client.peer)));
+        if let Some(peer) = client.peer {
+            line.raw(key!("peer"), |out| quoted(out, |out| socket(out, peer)));
+        }
     }
     line.text(key!("listener"), exchange.listener());
     line.text(key!("method"), exchange.method().as_str());

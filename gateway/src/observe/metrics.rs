@@ -18,6 +18,7 @@ use super::numbers::{BUCKETS, Series, Totals};
 use super::{Config, Observer, process};
 use crate::plan::Plan;
 use crate::proxy::{Closed, Counts};
+use crate::proxy_protocol::Outcome;
 use crate::registry::Stats;
 use crate::tls::{Expiry, Handshake};
 
@@ -35,6 +36,7 @@ pub(super) fn render(observer: &Observer, plan: &Plan) -> String {
         connections: observer.pools.counts(),
         registries: plan.registries().iter().map(|live| (live.name().to_owned(), live.stats())).collect(),
         handshakes: observer.handshakes.read().collect(),
+        headers: observer.headers.read().collect(),
         certificates: doors
             .flat_map(|tls| tls.expiries())
             .map(|expiry| (until(expiry.not_after, now), expiry))
@@ -60,6 +62,8 @@ struct Scrape {
     connections: Vec<(Arc<str>, Counts)>,
     registries: Vec<(String, Stats)>,
     handshakes: Vec<(Handshake, u64)>,
+    /// Of the PROXY protocol.
+    headers: Vec<(Outcome, u64)>,
     /// With the seconds that each has left.
     certificates: Vec<(f64, Expiry)>,
     dropped: u64,
@@ -75,6 +79,7 @@ impl Collector for Scrape {
         self.upstreams(&mut page)?;
         self.registries(&mut page)?;
         self.tls(&mut page)?;
+        self.proxy_protocol(&mut page)?;
         self.gateway(&mut page)?;
         self.middlewares(&mut page)
     }
@@ -234,6 +239,22 @@ impl Scrape {
         )?;
         for (seconds, Expiry { listener, file, .. }) in &self.certificates {
             certificates.gauge(&[("listener", &**listener), ("certificate", file.as_str())], *seconds)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing, where no connection begins with a header.
+    fn proxy_protocol(&self, page: &mut Page<'_>) -> fmt::Result {
+        if self.headers.iter().all(|(_, count)| *count == 0) {
+            return Ok(());
+        }
+        let mut headers = page.family(
+            "portcullis_proxy_protocol_headers",
+            "PROXY protocol headers of clients' connections, by what became of them",
+            MetricType::Counter,
+        )?;
+        for (outcome, count) in &self.headers {
+            headers.counter(&[("result", outcome.name())], *count)?;
         }
         Ok(())
     }

@@ -28,9 +28,9 @@ use numbers::Numbers;
 
 use crate::plan::Plan;
 use crate::proxy::Pools;
-use crate::tls;
 use crate::unavailable::Unavailable;
 use crate::workers::Crew;
+use crate::{proxy_protocol, tls};
 
 /// How long the last lines of the access log may take to be written.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -43,6 +43,7 @@ pub struct Observer {
     crew: OnceLock<Arc<Crew>>,
     pools: Arc<Pools>,
     handshakes: Arc<tls::Counts>,
+    headers: Arc<proxy_protocol::Counts>,
     started: SystemTime,
     config: ArcSwap<Config>,
 }
@@ -64,8 +65,8 @@ struct Config {
 }
 
 impl Observer {
-    /// Remembers requests, and tells what these pools and handshakes do. Writes no access log before it [follows](Observer::follow) a plan.
-    pub fn new(pools: Arc<Pools>, handshakes: Arc<tls::Counts>) -> Self {
+    /// Remembers requests, and tells what these pools, handshakes and PROXY protocol headers do. Writes no access log before it [follows](Observer::follow) a plan.
+    pub fn new(pools: Arc<Pools>, handshakes: Arc<tls::Counts>, headers: Arc<proxy_protocol::Counts>) -> Self {
         let sink = Arc::new(Sink::default());
         let started = SystemTime::now();
         let config = Config { hash: String::new(), since: started, accepted: 0, refused: 0 };
@@ -75,6 +76,7 @@ impl Observer {
             sink,
             pools,
             handshakes,
+            headers,
             started,
             config: ArcSwap::from_pointee(config),
         }

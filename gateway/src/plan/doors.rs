@@ -1,11 +1,10 @@
 //! Listeners, gathered by address, each with its chain and the routes it serves.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis_config::units::{HostPattern, ListenAddress};
+use portcullis_config::units::HostPattern;
 use portcullis_config::{Faults, File, Listener, Named};
 use portcullis_middleware::client::TrustedProxies;
 use portcullis_middleware::layer::{Running, fold, hop};
@@ -18,6 +17,7 @@ use axum::response::IntoResponse;
 use super::chains::Middlewares;
 use super::{Link, Routes};
 use crate::edge::{Door, Entrance};
+use crate::proxy_protocol::{Counts, Receiver};
 use crate::server::Manners;
 use crate::tls::{self, Downstream};
 
@@ -26,20 +26,20 @@ pub(super) fn build(
     file: &File,
     routes: &Routes<'_>,
     middlewares: &mut Middlewares<'_>,
+    headers: &Arc<Counts>,
     faults: &mut Faults,
 ) -> Vec<Door> {
-    let trusted_proxies = Arc::new(TrustedProxies::new(file.trusted_proxies.iter().copied()));
+    let trusted_proxies: Arc<TrustedProxies> = Arc::new(file.trusted_proxies.iter().copied().collect());
     let mut tables = Tables::default();
     let mut doors: Vec<Door> = Vec::new();
     for named in &file.listeners {
-        // Sockets in the file system were refused with the file.
-        let ListenAddress::Tcp(address) = named.value.address.value else { continue };
+        let address = &named.value.address.value;
         let table = tables.of(file, named, routes, faults);
         let entrance = Arc::new(entrance(file, named, table, middlewares, faults));
-        let door = match doors.iter_mut().find(|door| door.address == address) {
+        let door = match doors.iter_mut().find(|door| door.address == *address) {
             Some(door) => door,
             None => {
-                doors.push(door(address, &named.value, trusted_proxies.clone()));
+                doors.push(door(&named.value, trusted_proxies.clone(), headers));
                 doors.last_mut().expect("it was put there just now")
             }
         };
@@ -66,7 +66,7 @@ pub(super) fn secure(
     faults: &mut Faults,
 ) {
     for door in doors {
-        let here = |named: &&Named<Listener>| named.value.address.value == ListenAddress::Tcp(door.address);
+        let here = |named: &&Named<Listener>| named.value.address.value == door.address;
         let listeners: Vec<_> = file.listeners.iter().filter(here).collect();
         // All have it or none; that was checked with the file.
         if listeners.iter().any(|listener| listener.value.tls.is_some()) {
@@ -75,10 +75,19 @@ pub(super) fn secure(
     }
 }
 
-fn door(address: SocketAddr, listener: &Listener, trusted_proxies: Arc<TrustedProxies>) -> Door {
+fn door(listener: &Listener, trusted_proxies: Arc<TrustedProxies>, headers: &Arc<Counts>) -> Door {
     // Listeners that share an address agree on these; that was checked with the file.
     let manners = Manners::new(&listener.limits, &listener.timeouts);
-    Door { address, manners, trusted_proxies, tls: None, listeners: HostMap::default(), names: Vec::new() }
+    let receiver = || Arc::new(Receiver::new(trusted_proxies.clone(), headers.clone()));
+    Door {
+        address: listener.address.value.clone(),
+        manners,
+        proxy_protocol: listener.proxy_protocol.value.then(receiver),
+        trusted_proxies,
+        tls: None,
+        listeners: HostMap::default(),
+        names: Vec::new(),
+    }
 }
 
 fn entrance(

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use portcullis_config::units::ListenAddress;
 use portcullis_config::{self as config, AccessLog, Document, Faults, File, Place, Route, RouteTimeouts};
 use portcullis_middleware::plugin::{Shared, Task};
 use portcullis_middleware::{Next, RouteInfo, RouteLayer};
@@ -28,7 +29,7 @@ use crate::edge::Door;
 use crate::plugins::Plugins;
 use crate::proxy::{Pools, Upstream};
 use crate::registry::Live;
-use crate::tls;
+use crate::{proxy_protocol, tls};
 use chains::Middlewares;
 use registries::Registries;
 use services::ServiceBook;
@@ -47,6 +48,8 @@ pub struct Carry {
     pub pools: Arc<Pools>,
     /// TLS' keys and sessions.
     pub tls: tls::Shared,
+    /// What became of PROXY protocol headers.
+    pub headers: Arc<proxy_protocol::Counts>,
 }
 
 /// A configuration that was checked and built; the server only ever sees a plan.
@@ -158,7 +161,7 @@ fn build(file: File, directory: &Path, plugins: &Plugins, carry: &Carry, faults:
     let mut middlewares = Middlewares::build(&file, directory, plugins, &carry.shared, services.clone(), faults);
     let routes = middlewares.routes(faults);
     overlaps::report(&file, &routes, faults);
-    let mut doors = doors::build(&file, &routes, &mut middlewares, faults);
+    let mut doors = doors::build(&file, &routes, &mut middlewares, &carry.headers, faults);
     doors::secure(&mut doors, &file, directory, &carry.tls, &mut files, faults);
     let mut tasks = middlewares.into_tasks();
     tasks.push(services.tidy());
@@ -192,8 +195,8 @@ impl Plan {
     }
 
     /// What happens at one address.
-    pub fn door(&self, address: SocketAddr) -> Option<Arc<Door>> {
-        self.doors.iter().find(|door| door.address == address).cloned()
+    pub fn door(&self, address: &ListenAddress) -> Option<Arc<Door>> {
+        self.doors.iter().find(|door| door.address == *address).cloned()
     }
 
     /// What happens at the address of a listener.

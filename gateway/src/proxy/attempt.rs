@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use portcullis_config::Protocol;
-use portcullis_middleware::{Cause, Exchange};
+use portcullis_middleware::{Cause, Exchange, Rejection};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Course, Note, Stream};
@@ -25,6 +25,7 @@ use super::pool::Lease;
 use super::sharing::{Place, Way};
 use super::upload::{Progress, Upload};
 use super::upstream::{Table, Target};
+use crate::proxy_protocol::Introduction;
 
 /// How long an instance may take to say `100 Continue`.
 const GO_ON: Duration = Duration::from_secs(1);
@@ -40,11 +41,21 @@ pub(super) struct Message {
     /// Gone with the attempt after which no other one can follow.
     headers: HeaderMap,
     has_host: bool,
+    /// What an instance is told before the request, over a connection of the request's own.
+    introduction: Option<Box<Introduction>>,
 }
 
 impl Message {
     /// Takes a request whose headers are [prepared](headers::prepare).
-    pub(super) fn new(exchange: Exchange, head: Parts, body: Body, retry: &Retry, policy: &Policy) -> Self {
+    pub(super) fn new(
+        exchange: Exchange,
+        head: Parts,
+        body: Body,
+        retry: &Retry,
+        policy: &Policy,
+    ) -> Result<Self, Rejection> {
+        let introduce = |version| Introduction::of(version, &exchange).map(Box::new);
+        let introduction = policy.proxy_protocol.map(introduce).transpose()?;
         let Parts { method, uri, mut headers, .. } = head;
         let repeats = retry.repeats(&method);
         // An instance that speaks HTTP/2 may say that it did nothing with a request whose body it got.
@@ -55,7 +66,8 @@ impl Message {
             headers.remove(EXPECT);
         }
         let has_host = headers.contains_key(HOST);
-        Self { upload, repeats, exchange, target: headers::origin_form(&uri), method, headers, has_host }
+        let target = headers::origin_form(&uri);
+        Ok(Self { upload, repeats, exchange, target, method, headers, has_host, introduction })
     }
 
     /// Sends it to an instance.
@@ -97,7 +109,8 @@ impl Message {
     ) -> Result<(Reply, Course), Failure> {
         let deadline = timeouts.attempt.map(|limit| note.started() + limit);
         let speak = target.pool.speak(self.exchange.is_grpc());
-        let way = connect(target, speak, timeouts, deadline, note.started(), turn).await?;
+        let way =
+            connect(target, speak, timeouts, deadline, note.started(), turn, self.introduction.as_deref()).await?;
         let (mut response, course) = match way {
             Way::Alone(lease) => {
                 let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
@@ -285,6 +298,7 @@ async fn connect(
     deadline: Option<Instant>,
     now: Instant,
     turn: Turn,
+    introduction: Option<&Introduction>,
 ) -> Result<Way, Failure> {
     // A connection that is shared is watched by its driver, so that one which is gone is not among them.
     if speak != Speak::Http1
@@ -294,6 +308,7 @@ async fn connect(
     }
     if speak != Speak::Http2
         && turn.is_first
+        && introduction.is_none()
         && let Some(lease) = target.pool.reuse(now)
     {
         return Ok(Way::Alone(lease));
@@ -302,8 +317,13 @@ async fn connect(
     let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
     let limit = timeouts.connect.unwrap_or(NEVER);
     // Boxed, so that the requests which find an open connection have no room for it.
-    let open = Box::pin(timeout(left.min(limit), target.pool.open(speak, limit)));
-    open.await.unwrap_or(Err(late))
+    let open = async {
+        match introduction {
+            None => target.pool.open(speak, limit).await,
+            Some(introduction) => target.pool.open_for(introduction).await,
+        }
+    };
+    Box::pin(timeout(left.min(limit), open)).await.unwrap_or(Err(late))
 }
 
 /// The head of an answer, and what its body comes over.

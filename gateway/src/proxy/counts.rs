@@ -23,11 +23,13 @@ pub enum Closed {
     Broken,
     /// The instance did not say that it is still there.
     Silent,
+    /// It was one client's alone: it began with the PROXY protocol.
+    Once,
 }
 
 impl Closed {
     /// Every reason.
-    pub const ALL: [Closed; 8] = [
+    pub const ALL: [Closed; 9] = [
         Closed::Peer,
         Closed::Idle,
         Closed::Age,
@@ -36,6 +38,7 @@ impl Closed {
         Closed::Unexpected,
         Closed::Broken,
         Closed::Silent,
+        Closed::Once,
     ];
 
     /// Its name as a metric's label.
@@ -49,6 +52,7 @@ impl Closed {
             Closed::Unexpected => "unexpected",
             Closed::Broken => "broken",
             Closed::Silent => "silent",
+            Closed::Once => "once",
         }
     }
 }

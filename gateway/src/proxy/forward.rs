@@ -119,7 +119,7 @@ fn begin(
     exchange.settle_service(table.name().clone());
     prepare(&mut request, exchange)?;
     let (head, body) = request.into_parts();
-    let message = Message::new(exchange.clone(), head, body, terms.retry(table.policy()), table.policy());
+    let message = Message::new(exchange.clone(), head, body, terms.retry(table.policy()), table.policy())?;
     Ok((table, message))
 }
 

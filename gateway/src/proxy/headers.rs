@@ -7,6 +7,8 @@
 //! What speaks for the client (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`) is believed from a trusted peer only. From
 //! anybody else it is replaced. Headers of the family that the listener does not write (`forwarding`) are dropped.
 //!
+//! A client that came over a unix socket and was not named by a trusted proxy has no address, and is told as `unknown`.
+//!
 //! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked.
 
 use std::fmt::Write as _;
@@ -25,6 +27,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Who has no address (RFC 7239 §6.2). Without a word, an instance would take the gateway for the client.
+const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
 
 /// RFC 9110 §7.6.1, and what is so by custom.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -121,7 +126,7 @@ fn end_masquerade(headers: &mut HeaderMap) {
 
 /// Cleans a request's headers for an instance and tells it about the client.
 pub fn prepare<B>(request: &mut Request<B>, exchange: &Exchange, forwarding: Forwarding) -> Result<(), Rejection> {
-    let client = *exchange.client()?;
+    let client = exchange.client().ok().copied();
     // The host in an absolute-form target wins over `Host` (RFC 9112 §3.2.2).
     if let Some(host) = request.uri().authority().and_then(bare) {
         request.headers_mut().insert(HOST, host);
@@ -129,7 +134,7 @@ pub fn prepare<B>(request: &mut Request<B>, exchange: &Exchange, forwarding: For
     let headers = request.headers_mut();
     end_hop(headers);
     end_masquerade(headers);
-    introduce(headers, &client, exchange.scheme(), exchange.host(), forwarding);
+    introduce(headers, client.as_ref(), exchange.scheme(), exchange.host(), forwarding);
     Ok(())
 }
 
@@ -143,28 +148,39 @@ fn bare(authority: &Authority) -> Option<HeaderValue> {
 /// Tells an instance who the client is.
 fn introduce(
     headers: &mut HeaderMap,
-    client: &Client,
+    client: Option<&Client>,
     scheme: &'static str,
     host: Option<&HeaderValue>,
     mode: Forwarding,
 ) {
     let claimed = find(headers, &CLAIMS);
     if claimed != 0 {
-        remove(headers, &CLAIMS, claimed & !believed(client, mode));
+        remove(headers, &CLAIMS, claimed & !client.map_or(0, |client| believed(client, mode)));
     }
-    let hop = client.peer.ip().to_canonical();
+    let hop = client.map(|client| client.peer.map_or(client.ip, |peer| peer.ip().to_canonical()));
+    // The other end of a unix socket has no address to add to a list, and is there only because it named somebody else.
+    let complete =
+        |headers: &HeaderMap, list| client.is_some_and(|client| client.peer.is_none()) && headers.contains_key(list);
     if matches!(mode, Forwarding::X | Forwarding::Both) {
-        let hop = address(hop);
-        let client = if client.ip == client.peer.ip() { hop.clone() } else { address(client.ip) };
+        let written = hop.map_or(UNKNOWN, address);
+        let client = match client {
+            Some(client) if Some(client.ip) == hop => Some(written.clone()),
+            client => client.map(|client| address(client.ip)),
+        };
         headers.reserve(4);
-        append(headers, X_FORWARDED_FOR, hop);
+        if !complete(headers, X_FORWARDED_FOR) {
+            append(headers, X_FORWARDED_FOR, written);
+        }
         insert_new(headers, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
         if let Some(host) = host.cloned().or_else(|| headers.get(HOST).cloned()) {
             insert_new(headers, X_FORWARDED_HOST, host);
         }
-        headers.insert(X_REAL_IP, client);
+        if let Some(client) = client {
+            headers.insert(X_REAL_IP, client);
+        }
     }
     if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both)
+        && !complete(headers, FORWARDED)
         && let Ok(element) = HeaderValue::try_from(element(hop, scheme, host.or(headers.get(HOST))))
     {
         append(headers, FORWARDED, element);
@@ -229,10 +245,11 @@ fn insert_new(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
 }
 
 /// RFC 7239 §4: `for=192.0.2.1;host=example.com;proto=https`.
-fn element(hop: IpAddr, scheme: &str, host: Option<&HeaderValue>) -> String {
+fn element(hop: Option<IpAddr>, scheme: &str, host: Option<&HeaderValue>) -> String {
     let mut element = match hop {
-        IpAddr::V4(ip) => format!("for={ip}"),
-        IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        Some(IpAddr::V4(ip)) => format!("for={ip}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+        None => "for=unknown".to_owned(),
     };
     if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\'])) {
         let _ = write!(element, ";host=\"{host}\"");
@@ -261,12 +278,12 @@ mod tests {
 
     fn client(peer: &str, trusted: bool) -> Client {
         let peer: std::net::SocketAddr = peer.parse().unwrap();
-        Client { ip: peer.ip().to_canonical(), origin: Origin::Peer, peer, peer_is_trusted: trusted }
+        Client { ip: peer.ip().to_canonical(), origin: Origin::Peer, peer: Some(peer), peer_is_trusted: trusted }
     }
 
     fn introduced(before: &[(&'static str, &'static str)], client: &Client, mode: Forwarding) -> Vec<String> {
         let mut headers = headers(before);
-        introduce(&mut headers, client, "https", Some(&HeaderValue::from_static("shop.example:8443")), mode);
+        introduce(&mut headers, Some(client), "https", Some(&HeaderValue::from_static("shop.example:8443")), mode);
         let mut lines: Vec<_> =
             headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -357,6 +374,30 @@ mod tests {
     fn a_mapped_address_is_written_as_the_ipv4_address_it_is() {
         let lines = introduced(&[], &client("[::ffff:192.0.2.1]:5000", false), Forwarding::X);
         assert_eq!(lines[0], "x-forwarded-for: 192.0.2.1");
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_told_as_unknown_and_a_unix_peer_adds_nothing_to_a_list() {
+        let written = |client: Option<&Client>, before: &[(&'static str, &'static str)], mode| {
+            let mut headers = headers(before);
+            introduce(&mut headers, client, "http", None, mode);
+            ["x-forwarded-for", "x-real-ip", "forwarded"]
+                .map(|name| headers.get(name).map(|value| value.to_str().unwrap().to_owned()))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(written(None, &SPOOFED, Forwarding::Both), [some("unknown"), None, some("for=unknown;proto=http")]);
+
+        let ip = "1.1.1.1".parse().unwrap();
+        let named = Client { ip, origin: Origin::XForwardedFor(0), peer: None, peer_is_trusted: true };
+        assert_eq!(
+            written(Some(&named), &SPOOFED, Forwarding::Both),
+            [some("1.1.1.1"), some("1.1.1.1"), some("for=1.1.1.1")]
+        );
+        // It was named in the other family, which is not passed on.
+        assert_eq!(
+            written(Some(&named), &SPOOFED[..4], Forwarding::Rfc7239),
+            [None, None, some("for=1.1.1.1;proto=http")]
+        );
     }
 
     #[test]

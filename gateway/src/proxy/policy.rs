@@ -23,6 +23,8 @@ pub struct Policy {
     pub tls: Option<Arc<tls::Upstream>>,
     /// What is spoken with them.
     pub protocol: Protocol,
+    /// What they are told of the client before anything else, if they want that.
+    pub proxy_protocol: Option<file::ProxyProtocol>,
 }
 
 /// Which `Host` an instance sees.
@@ -106,6 +108,7 @@ impl From<&file::Service> for Policy {
             // Its files are read by whoever builds the plan.
             tls: None,
             protocol: service.protocol.value,
+            proxy_protocol: service.proxy_protocol.as_ref().map(|version| version.value),
         }
     }
 }

@@ -248,8 +248,15 @@ impl Pool {
         self.lease(Kept { connection, opened: now, since: now }, false)
     }
 
+    /// Takes up a new connection that is closed after one exchange.
+    pub(super) fn begin_once(self: &Arc<Self>, connection: Connection) -> Lease {
+        let mut lease = self.begin(connection);
+        lease.once = true;
+        lease
+    }
+
     fn lease(self: &Arc<Self>, kept: Kept, reused: bool) -> Lease {
-        Lease { kept: Some(kept), pool: self.clone(), reused }
+        Lease { kept: Some(kept), pool: self.clone(), reused, once: false }
     }
 
     /// Takes back a connection that is ready for another exchange.
@@ -354,6 +361,8 @@ pub(super) struct Lease {
     kept: Option<Kept>,
     pool: Arc<Pool>,
     reused: bool,
+    /// Whether it is closed after this use.
+    once: bool,
 }
 
 impl Lease {
@@ -379,6 +388,7 @@ impl Lease {
     fn end(mut self, state: State, now: Instant) {
         let Some(kept) = self.kept.take() else { return };
         match state {
+            State::Ready if self.once => self.pool.count().close(Closed::Once),
             State::Ready => self.pool.keep(kept, now),
             State::Over(reason) => self.pool.count().close(reason),
             State::Busy => self.pool.count().close(Closed::Broken),

@@ -22,6 +22,7 @@ use super::connection::{Fresh, Outgoing, Speak};
 use super::failure::{Failure, Fault};
 use super::policy::NEVER;
 use super::pool::{Closed, Lease, Pool};
+use crate::proxy_protocol::Introduction;
 
 /// How many connections to one instance a worker opens at most, and how many attempts to open one it has at a time.
 const MOST: usize = 64;
@@ -118,8 +119,17 @@ impl Pool {
         }
     }
 
+    /// A new connection that begins with an introduction. It is its client's alone, and is not used again.
+    pub(super) async fn open_for(self: &Arc<Self>, introduction: &Introduction) -> Result<Way, Failure> {
+        match self.connector.connect(Speak::Http1, Some(introduction)).await? {
+            Fresh::Http1(connection) => Ok(Way::Alone(self.begin_once(connection))),
+            // Nobody asked for it.
+            Fresh::Http2(..) => Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse)),
+        }
+    }
+
     async fn open_alone(self: &Arc<Self>, speak: Speak) -> Result<Way, Failure> {
-        match self.connector.connect(speak).await? {
+        match self.connector.connect(speak, None).await? {
             Fresh::Http1(connection) => Ok(Way::Alone(self.begin(connection))),
             // The instance has learned it since.
             Fresh::Http2(session, driver) => {
@@ -193,7 +203,7 @@ impl Pool {
         let speak = if self.connector.speak(false) == Speak::Negotiated { Speak::Negotiated } else { Speak::Http2 };
         tokio::spawn(async move {
             let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
-            let opened = timeout(limit, pool.connector.connect(speak)).await.unwrap_or(Err(late));
+            let opened = timeout(limit, pool.connector.connect(speak, None)).await.unwrap_or(Err(late));
             pool.opened(opened);
         });
     }

@@ -1,23 +1,22 @@
 //! Accepting connections, and who serves them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::places::Place;
-use super::socket::{Ear, Socket};
+use super::socket::{Arrived, Ear, Socket};
+use super::socket_file::SocketFile;
 use super::{Application, Handle, Peer, connection};
 use crate::workers::Crew;
 
 /// Begins to accept connections on every worker, each with an application of its own.
 pub(crate) fn open<A: Application>(socket: Socket, crew: Arc<Crew>, applications: Vec<Arc<A>>) -> Handle {
-    let Socket { address, ears } = socket;
+    let Socket { address, ears, file } = socket;
     let server = Handle::new(address);
-    let post = Arc::new(Post { applications, crew, server });
+    let post = Arc::new(Post { applications, crew, server, file });
     for (worker, ear) in ears.into_iter().enumerate() {
         let (alarm, post) = (post.crew.alarm(worker), post.clone());
         post.clone().spawn(worker, async move {
@@ -34,6 +33,7 @@ struct Post<A> {
     applications: Vec<Arc<A>>,
     crew: Arc<Crew>,
     server: Handle,
+    file: Option<SocketFile>,
 }
 
 impl<A: Application> Post<A> {
@@ -54,9 +54,9 @@ impl<A: Application> Post<A> {
                     () = stop.told() => break,
                     () = places.free() => {}
                 },
-                Some((place, Ok((stream, address)))) => {
+                Some((place, Ok(arrived))) => {
                     failing = false;
-                    self.serve(worker, stream, address, place);
+                    self.serve(worker, arrived, place);
                 }
                 // The other end gave up while it waited in the queue; nothing is wrong here.
                 Some((_, Err(error))) if is_about_one_connection(&error) => {
@@ -72,10 +72,13 @@ impl<A: Application> Post<A> {
                 }
             }
         }
+        if let Some(file) = &self.file {
+            file.remove();
+        }
         // Whoever waits in the queue by now has connected, and would be cut off in the middle of a request.
         while let Some(place) = places.take(self.limit(worker)) {
-            let Some((stream, address)) = ear.waiting().await else { return };
-            self.serve(worker, stream, address, place);
+            let Some(arrived) = ear.waiting().await else { return };
+            self.serve(worker, arrived, place);
         }
     }
 
@@ -84,25 +87,23 @@ impl<A: Application> Post<A> {
     }
 
     /// Hands a connection to the worker that shall have it.
-    fn serve(&self, accepted_by: usize, stream: TcpStream, address: SocketAddr, place: Place) {
+    fn serve(&self, accepted_by: usize, arrived: Arrived, place: Place) {
+        let Arrived { stream, peer: address, local } = arrived;
         let load = self.crew.spread(accepted_by);
         let worker = load.worker();
-        let local = match self.server.address {
-            bound if bound.ip().is_unspecified() => stream.local_addr().ok(),
-            bound => Some(bound),
-        };
+        let local = local.or_else(|| self.server.address.tcp());
         let (application, server) = (self.applications[worker].clone(), self.server.clone());
         let serve = async move |stream| {
-            connection::serve(stream, Peer { address, local, tls: None }, &application, &server).await;
+            connection::serve(stream, Peer { address, source: None, local, tls: None }, &application, &server).await;
             drop((place, load));
         };
         if worker == accepted_by {
             return self.spawn(worker, serve(stream));
         }
         // It leaves the runtime that accepted it, and must be told to the one that serves it.
-        match stream.into_std() {
-            Ok(stream) => self.spawn(worker, async move {
-                match TcpStream::from_std(stream) {
+        match stream.pack() {
+            Ok(parcel) => self.spawn(worker, async move {
+                match parcel.unpack() {
                     Ok(stream) => serve(stream).await,
                     Err(error) => warn!(%error, "a connection cannot be served"),
                 }

@@ -19,7 +19,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -29,6 +28,7 @@ use super::gatekeeper::{Ending, Exit, Gatekeeper, Left};
 use super::http2;
 use super::rest::rest;
 use super::stop::Stop;
+use super::stream::Stream;
 use super::{Application, Handle, Manners, Peer};
 use crate::tls::Accepted;
 use crate::wire::Wire;
@@ -42,9 +42,15 @@ const DEFAULT_HEADERS: usize = 100;
 /// How much hyper may read at a time beyond a head.
 const READ_AHEAD: usize = 408 * 1024;
 
-/// Serves a connection to its end. With TLS, its handshake comes first.
-pub(super) async fn serve<A: Application>(stream: TcpStream, mut peer: Peer, application: &Arc<A>, server: &Handle) {
+/// Serves a connection to its end. A PROXY protocol header comes first, then with TLS its handshake.
+pub(super) async fn serve<A: Application>(mut stream: Stream, mut peer: Peer, application: &Arc<A>, server: &Handle) {
     let manners = application.manners();
+    if let Some(receiver) = application.proxy_protocol() {
+        let taken = Box::pin(server.preambles.take(&receiver, &mut stream, &mut peer, &manners)).await;
+        if !taken {
+            return;
+        }
+    }
     let stream = Wire::new(stream);
     let Some(tls) = application.tls() else {
         return exchange(stream, peer, application, &manners, server).await;
@@ -129,9 +135,9 @@ where
         .with_upgrades();
     match stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
         Err(error) if error.is_parse() => {
-            warn!(peer = %peer.address, %error, "the parser refused what was let through to it");
+            warn!(peer = %peer, %error, "the parser refused what was let through to it");
         }
-        Err(error) => debug!(peer = %peer.address, %error, "a connection ended early"),
+        Err(error) => debug!(peer = %peer, %error, "a connection ended early"),
         Ok(()) => {}
     }
     exit.take()

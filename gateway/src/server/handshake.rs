@@ -59,7 +59,7 @@ impl Handshakes {
     fn failed(&self, tls: &Downstream, peer: &Peer, result: Handshake, reason: &str) {
         tls.count(result);
         if self.lines.one_more() {
-            info!(peer = %peer.address, result = result.name(), reason, "a TLS handshake failed");
+            info!(peer = %peer, result = result.name(), reason, "a TLS handshake failed");
         }
     }
 }

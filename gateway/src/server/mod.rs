@@ -16,21 +16,27 @@ mod gatekeeper;
 mod handshake;
 mod http2;
 mod places;
+mod preamble;
 mod rest;
 mod socket;
+mod socket_file;
 mod stop;
+mod stream;
 pub mod strict;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body as HttpBody;
+use portcullis_config::units::ListenAddress;
 use portcullis_config::{Limits, ListenerTimeouts};
 use portcullis_middleware::Request;
 use tokio_util::task::TaskTracker;
 
+use crate::proxy_protocol::Receiver;
 use crate::tls::{Downstream, Secured};
 
 pub use http2::Http2;
@@ -40,18 +46,38 @@ pub(crate) use accept::open;
 
 use handshake::Handshakes;
 use places::Places;
+use preamble::Preambles;
 use stop::Stop;
 use strict::Refusal;
 
 /// Both ends of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The other end.
-    pub address: SocketAddr,
-    /// This end.
+    /// The other end. A unix socket's has no address.
+    pub address: Option<SocketAddr>,
+    /// Whom the other end named by the PROXY protocol.
+    pub source: Option<SocketAddr>,
+    /// This end, or what the other end named as it.
     pub local: Option<SocketAddr>,
     /// What a TLS handshake established, if there was one.
     pub tls: Option<Arc<Secured>>,
+}
+
+impl Peer {
+    /// A peer that speaks for itself, in clear.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address: Some(address), source: None, local: None, tls: None }
+    }
+}
+
+/// The other end, as the log names it.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix:"),
+        }
+    }
 }
 
 /// What answers the requests of a server. Every worker has one of its own.
@@ -64,6 +90,11 @@ pub trait Application: Send + Sync + 'static {
 
     /// How to shake hands with new connections, if they must. A reload may change it.
     fn tls(&self) -> Option<Arc<Downstream>> {
+        None
+    }
+
+    /// Whose PROXY protocol headers are believed, if new connections begin with one. A reload may change it.
+    fn proxy_protocol(&self) -> Option<Arc<Receiver>> {
         None
     }
 
@@ -129,27 +160,29 @@ impl Default for Manners {
 /// A running server, held by whoever may stop it. Dropping it stops nothing.
 #[derive(Clone)]
 pub struct Handle {
-    address: SocketAddr,
+    address: ListenAddress,
     stop: Arc<Stop>,
     connections: TaskTracker,
     places: Arc<Places>,
     handshakes: Arc<Handshakes>,
+    preambles: Arc<Preambles>,
 }
 
 impl Handle {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: ListenAddress) -> Self {
         Self {
             address,
             stop: Arc::default(),
             connections: TaskTracker::new(),
             places: Arc::default(),
             handshakes: Arc::default(),
+            preambles: Arc::default(),
         }
     }
 
     /// The address that was bound; it has the real port where the file says 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
     }
 
     /// Stops accepting, lets requests in flight finish, and closes idle connections.

@@ -35,8 +35,8 @@ impl Logged {
         let plan = plan.unwrap_or_else(|| panic!("{}", faults.render(false)));
         let door = plan.doors().next().unwrap().clone();
         let workers = Workers::here();
-        let socket = workers.bind(door.address, &["web"]).unwrap();
-        let address = socket.address();
+        let socket = workers.bind(door.address.clone(), &["web"]).unwrap();
+        let address = socket.address().tcp().expect("the listener is on a port");
         gateway.go_live(plan, &Handle::current()).unwrap();
         workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
         Self { gateway, address, log, _folder: folder }

@@ -486,8 +486,12 @@ async fn a_forwarded_clients_address_is_marked_as_hearsay() {
     let daemon = Daemon::start().await;
     let stage = Stage::new(&daemon.address(), ALWAYS);
     let ip = "2001:db8::7".parse().unwrap();
-    let client =
-        Client { ip, origin: Origin::XForwardedFor(0), peer: "10.0.0.1:1".parse().unwrap(), peer_is_trusted: true };
+    let client = Client {
+        ip,
+        origin: Origin::XForwardedFor(0),
+        peer: Some("10.0.0.1:1".parse().unwrap()),
+        peer_is_trusted: true,
+    };
     stage.chain.clone().scheme("https").from_client(Some(client)).send(request(&[])).await;
     let asked = &daemon.document().await["http"]["request"];
     assert_eq!((&asked["client_ip"], &asked["x_forwarded_for"]), (&json!("2001:db8::7"), &json!(true)));

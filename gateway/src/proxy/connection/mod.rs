@@ -18,12 +18,13 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use portcullis_config::Protocol;
 use portcullis_middleware::Cause;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::failure::{Failure, Fault};
 use super::upload::Sending;
 use crate::lines::Lines;
+use crate::proxy_protocol::Introduction;
 use crate::registry::Address;
 use crate::tls;
 use crate::wire::Wire;
@@ -80,16 +81,22 @@ impl Connector {
         }
     }
 
-    /// Connects, and shakes hands. A host name is looked up every time; its addresses are tried in turn.
-    pub(super) async fn connect(&self, speak: Speak) -> Result<Fresh, Failure> {
+    /// Connects, says whom the connection is for if it is one client's, and shakes hands. A host name is looked up every
+    /// time; its addresses are tried in turn.
+    pub(super) async fn connect(&self, speak: Speak, introduction: Option<&Introduction>) -> Result<Fresh, Failure> {
         match &self.address {
             Address::Ip(address) => {
-                self.begin(tcp(TcpStream::connect(address).await), &address.ip().to_string(), speak).await
+                let stream = introduce(tcp(TcpStream::connect(address).await), introduction).await;
+                self.begin(stream, &address.ip().to_string(), speak).await
             }
             Address::Name { host, port } => {
-                self.begin(tcp(TcpStream::connect((&**host, *port)).await), host, speak).await
+                let stream = introduce(tcp(TcpStream::connect((&**host, *port)).await), introduction).await;
+                self.begin(stream, host, speak).await
             }
-            Address::Unix(path) => self.begin(UnixStream::connect(path).await, "localhost", speak).await,
+            Address::Unix(path) => {
+                let stream = introduce(UnixStream::connect(path).await, introduction).await;
+                self.begin(stream, "localhost", speak).await
+            }
         }
     }
 
@@ -155,6 +162,18 @@ impl Connector {
         };
         HeaderValue::try_from(name).expect("an address consists of letters, digits, dots, colons and brackets")
     }
+}
+
+/// Says whom a connection is for.
+async fn introduce<S: AsyncWrite + Unpin>(
+    connected: io::Result<S>,
+    introduction: Option<&Introduction>,
+) -> io::Result<S> {
+    let mut stream = connected?;
+    if let Some(introduction) = introduction {
+        stream.write_all(introduction.as_bytes()).await?;
+    }
+    Ok(stream)
 }
 
 fn tcp(connected: io::Result<TcpStream>) -> io::Result<Wire<TcpStream>> {

@@ -106,7 +106,7 @@ pub(super) async fn serve<S, A>(
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
     if let Some(Err(error)) = server.stop.drive(connection, Clocked::finish).await {
-        debug!(peer = %streams.peer().address, %error, "a connection ended early");
+        debug!(peer = %streams.peer(), %error, "a connection ended early");
     }
     if let Some(refusal) = course.verdict() {
         streams.remember(refusal);
