@@ -3,6 +3,8 @@
 //! Every class of attack has a module. What must hold is the same in all of them: the right answer or a clean end, one
 //! line in the log for each request that was refused, nothing upstream that was not routed, and memory that stays flat.
 
+mod addresses;
+mod answers;
 mod floods;
 mod framing;
 mod http2;

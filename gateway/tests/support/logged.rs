@@ -24,10 +24,15 @@ pub struct Logged {
 impl Logged {
     /// Serves what the text says, after a log and the head of a listener `web`.
     pub async fn with(text: &str) -> Self {
+        Self::trusting(&[], text).await
+    }
+
+    /// The same with proxies that may speak for clients.
+    pub async fn trusting(proxies: &[&str], text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("access.log");
         let text = format!(
-            "access_log = {{ output = {{ file = \"{}\" }} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{text}",
+            "trusted_proxies = {proxies:?}\naccess_log = {{ output = {{ file = \"{}\" }} }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{text}",
             log.display()
         );
         let gateway = Gateway::new(portcullis::plugins());

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length};
+use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length, strict};
 use crate::proxy::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::pool::Closed;
@@ -232,26 +232,8 @@ fn check(response: &mut Response<Incoming>) -> Result<(), Failure> {
         return Err(bad);
     }
     *response.version_mut() = Version::HTTP_11;
-    let headers = response.headers_mut();
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // Any other coding than `chunked` would have to be undone before the header is removed.
-        if headers.contains_key(CONTENT_LENGTH) || !is_chunked(headers) {
-            return Err(bad);
-        }
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let (Some(first), Some(_)) = (lengths.next(), lengths.next()) {
-        // They agree, or hyper had refused them. One is enough.
-        let first = first.clone();
-        headers.insert(CONTENT_LENGTH, first);
-    }
-    Ok(())
-}
-
-fn is_chunked(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let first = codings.next().is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-    first && codings.next().is_none()
+    let status = response.status();
+    if strict::is_clear(status, response.headers_mut()) { Ok(()) } else { Err(bad) }
 }
 
 fn broken(error: &hyper::Error) -> Failure {

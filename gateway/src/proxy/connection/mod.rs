@@ -4,6 +4,7 @@
 
 pub(super) mod http1;
 pub(super) mod http2;
+mod strict;
 
 use std::fmt;
 use std::io;
