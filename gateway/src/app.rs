@@ -18,6 +18,7 @@ use portcullis_middleware::follow::Follow;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::admin;
@@ -35,6 +36,8 @@ use crate::workers::{Fallen, Workers};
 const DRAIN: Duration = Duration::from_secs(30);
 /// The same if a worker has died: the others' requests are worth a moment, but the gateway must come back soon.
 const DRAIN_WITHOUT_A_WORKER: Duration = Duration::from_secs(5);
+/// How long connections may take to be gone that were cut.
+const CUT: Duration = Duration::from_secs(1);
 /// How long the start waits for the registries' first answers. Without them it starts all the same.
 const FIRST_STATES: Duration = Duration::from_secs(2);
 /// A registry that is well answers sooner than this. Longer, and the log says what is waited for.
@@ -303,6 +306,9 @@ impl App {
             _ = self.signals.terminate.recv() => warn!("told to stop again; open connections are cut"),
             _ = self.signals.interrupt.recv() => warn!("told to stop again; open connections are cut"),
         }
+        servers.iter().for_each(server::Handle::cut);
+        // What was cut is remembered before the log is closed.
+        let _ = timeout(CUT, join_all(servers.iter().map(server::Handle::closed))).await;
         self.gateway.shut_down().await;
         self.workers.end().await;
         info!("stopped");

@@ -23,7 +23,7 @@ use crate::authority;
 use crate::observe::{Observer, Watched};
 use crate::plan::Link;
 use crate::proxy::Stage;
-use crate::proxy::headers::end_hop;
+use crate::proxy::headers;
 use crate::proxy_protocol::Receiver;
 use crate::server::strict::Refusal;
 use crate::server::{Application, Manners, Peer};
@@ -73,7 +73,7 @@ pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) ->
     if let Some(listener) = listener {
         request.extensions_mut().insert(listener.forwarding);
     }
-    end_hop(request.headers_mut());
+    headers::arrive(request);
     let entrance = entrance.and_then(|listener| paths::arrive(request, listener.paths).map(|()| listener));
     Arrived { exchange, listener, entrance }
 }

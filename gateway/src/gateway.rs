@@ -4,16 +4,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
+use http::StatusCode;
 use portcullis_config::{Document, Faults};
-use portcullis_middleware::{Cause, Exchange, Rejection, Request, rejection};
+use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response, rejection};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -23,7 +26,7 @@ use crate::edge;
 use crate::observe::Observer;
 use crate::plan::{self, Carry, Plan};
 use crate::plugins::Plugins;
-use crate::server::Peer;
+use crate::server::{Peer, upgraded};
 use crate::unavailable::Unavailable;
 
 /// A gateway without sockets.
@@ -155,7 +158,7 @@ impl Gateway {
                 };
                 let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
                 let peer = address.map(Peer::at);
-                edge::serve(&door, &observer, request, peer.as_ref()).await.into_response()
+                spawn_upgraded(edge::serve(&door, &observer, request, peer.as_ref()).await.into_response())
             }
         }))
     }
@@ -243,6 +246,16 @@ impl Gateway {
 
 fn timestamp(time: SystemTime) -> String {
     httpdate::fmt_http_date(time)
+}
+
+/// What an application serves that knows nothing of [`upgraded`] connections: the body of a `101` is read by a task.
+fn spawn_upgraded(response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response;
+    }
+    let (head, mut body) = response.into_parts();
+    tokio::spawn(async move { upgraded::until_over(Pin::new(&mut body)).await });
+    Response::from_parts(head, Body::empty())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@
 //! To put a gateway into an axum application, see [`Gateway::router`](gateway::Gateway::router).
 
 pub mod admin;
+mod alarm;
 pub mod app;
 pub mod authority;
 pub mod balance;

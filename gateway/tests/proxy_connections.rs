@@ -292,7 +292,7 @@ async fn a_task_that_used_up_its_turn_misses_nothing() {
     // a waker that wakes nobody must not be left at that.
     let fake = Fake::new().await;
     // Without clocks, or one of them would wake the task.
-    let timeouts = Timeouts { connect: None, first_byte: None, idle: None, attempt: None };
+    let timeouts = Timeouts { connect: None, first_byte: None, idle: None, tunnel: None, attempt: None };
     let proxy = Arc::new(Proxy::with(&[fake.address], Policy { timeouts, ..Policy::default() }));
     let big = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 1 << 20, "x".repeat(1 << 20));
     tokio::spawn(fake.answer(big.leak()));

@@ -162,6 +162,7 @@ struct Inner {
     route: OnceLock<Arc<RouteInfo>>,
     service: OnceLock<Arc<str>>,
     received: AtomicU64,
+    sent: AtomicU64,
     upstream: Mutex<Upstream>,
 }
 
@@ -197,6 +198,7 @@ impl Exchange {
             route: OnceLock::new(),
             service: OnceLock::new(),
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             upstream: Mutex::default(),
         }))
     }
@@ -343,6 +345,16 @@ impl Exchange {
     /// So many more bytes of the request's body have come. Whoever takes them from the client says so, nobody after it.
     pub fn note_received(&self, bytes: u64) {
         self.0.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// How many bytes the client got that are no body: those of another protocol.
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Relaxed)
+    }
+
+    /// So many more bytes of another protocol went to the client. What it sends is [received](Exchange::note_received).
+    pub fn note_sent(&self, bytes: u64) {
+        self.0.sent.fetch_add(bytes, Relaxed);
     }
 
     /// Asks to put a header on every attempt upstream.

@@ -30,6 +30,7 @@ pub mod router;
 pub mod testing;
 pub mod timeout;
 pub mod tls;
+pub mod upgrade;
 pub mod xray;
 
 pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};
@@ -37,6 +38,7 @@ pub use layer::{Around, Guard, Next, Request, Response, RouteLayer, Running};
 pub use plugin::{BuildError, Context, Plugin, PluginRow};
 pub use rejection::{Cause, Rejection};
 pub use tls::Tls;
+pub use upgrade::Upgrade;
 
 /// Everything a plugin usually needs, in one `use`.
 pub mod prelude {

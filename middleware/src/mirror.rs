@@ -20,12 +20,12 @@ use std::time::Duration as StdDuration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::UPGRADE;
-use http::{Method, request};
+use http::request;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::Upgrade;
 use crate::body::{self, Copied};
 use crate::metrics::{self, Counter};
 use crate::prelude::*;
@@ -110,8 +110,7 @@ struct Outcomes {
 
 impl Guard for Copier {
     fn check(&self, request: &mut Request) -> Result<(), Rejection> {
-        let upgrades = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
-        if upgrades || fastrand::f64() >= self.fraction || Exchange::of(request).is_rehearsal() {
+        if Upgrade::of(request).is_some() || fastrand::f64() >= self.fraction || Exchange::of(request).is_rehearsal() {
             return Ok(());
         }
         let target = self.target.clone();
@@ -194,6 +193,8 @@ mod tests {
 
     use axum::response::IntoResponse;
     use futures_util::stream;
+    use http::Method;
+    use http::header::{CONNECTION, UPGRADE};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -271,7 +272,11 @@ mod tests {
         assert_eq!(answer.body.len(), MAX_BODY + 1, "the original is whole all the same");
 
         let mut upgrade = request("GET", "/");
-        upgrade.headers_mut().insert(UPGRADE, "websocket".parse().expect("a value"));
+        for (name, value) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket")] {
+            upgrade.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        let asked = Upgrade::asked(&upgrade).expect("it asks");
+        upgrade.extensions_mut().insert(asked);
         app.send(upgrade).await.expect_status(200);
 
         app.clone().answer(|_| async { Response::default() }).send(post(&["ab"])).await.expect_status(200);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A client that has no answer by then gets `504` with the cause `route_timeout`. If the answer has begun, its body is
-//! cut so that the client sees it: the connection or stream breaks. What the rest of the chain was doing is cancelled.
+//! cut so that the client sees it: the connection or stream breaks. What the rest of the chain was doing is cancelled. A
+//! request that asks for another protocol (WebSocket) must be answered by then; what is spoken afterwards takes its time.
 //!
 //! Nothing is added to the request. [`Deadline`] is the same for a time that is not in a plugin's settings, [`until`] for
 //! one that a request brings along.
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::body::cut_at;
 use crate::prelude::*;
+use crate::upgrade;
 
 /// Ends a request that takes too long.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -75,7 +77,11 @@ pub async fn until(deadline: Instant, answer: impl Future<Output = Response>) ->
     let mut time = Box::pin(sleep_until(deadline));
     tokio::select! {
         biased;
-        response = answer => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
+        // Another protocol may go on for as long as both sides like.
+        response = answer => match upgrade::is_agreed(&response) {
+            true => response,
+            false => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
+        },
         () = &mut time => Rejection::new(Cause::RouteTimeout).into_response(),
     }
 }

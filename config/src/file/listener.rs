@@ -111,7 +111,7 @@ pub struct ListenerTimeouts {
     pub header: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
-    /// Between two pieces of a request's body; over HTTP/2 also between two pieces of an answer that the client takes.
+    /// Between two pieces of a request's body, and between two pieces of an answer that the client takes.
     pub body_idle: Duration,
     /// From the connection to the end of the TLS handshake.
     pub handshake: Duration,

@@ -199,13 +199,20 @@ pub struct ServiceTimeouts {
     pub connect: Duration,
     /// From the end of the request to the head of the answer.
     pub first_byte: Duration,
-    /// Between two pieces of a body, either way.
+    /// Between two pieces of a body, either way; and in a tunnel, once one side has said that nothing more comes from it.
     pub idle: Duration,
+    /// Between two pieces of what is sent, either way, once another protocol is spoken (WebSocket).
+    pub tunnel: Duration,
 }
 
 impl Default for ServiceTimeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(1), first_byte: Duration::from_secs(30), idle: Duration::from_secs(60) }
+        Self {
+            connect: Duration::from_secs(1),
+            first_byte: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            tunnel: Duration::from_secs(60 * 60),
+        }
     }
 }
 

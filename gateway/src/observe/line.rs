@@ -10,7 +10,7 @@
 //! What is not known is left out; `grpc_status` is what a call of gRPC ended with. `time` is when the request arrived. `cause` is there if the gateway answered itself or
 //! the answer broke off, `note` if whoever refused left one, `trace_id` if the request is traced. `host` and `path` are
 //! what the client asked for; the query is left out, because it may hold what no log should. `bytes_in` and
-//! `bytes_out` count bodies. Of the times, `chain` ends where the first attempt began; `connect`, `first_byte` (from the
+//! `bytes_out` count bodies, or what passed through a tunnel. Of the times, `chain` ends where the first attempt began; `connect`, `first_byte` (from the
 //! begin of an attempt to the head of its answer) and `body` are the last attempt's. If there was more than one attempt,
 //! or it failed, `tries` lists them all.
 //!

@@ -165,6 +165,10 @@ impl Scrape {
         for (service, counts) in &self.connections {
             streams.gauge(&[("service", &**service)], counts.streams)?;
         }
+        let mut tunnels = page.family("portcullis_tunnels", "Upgraded connections that are open", MetricType::Gauge)?;
+        for (service, counts) in &self.connections {
+            tunnels.gauge(&[("service", &**service)], counts.tunnels)?;
+        }
         let mut created =
             page.family("portcullis_upstream_connections_created", "Connections opened", MetricType::Counter)?;
         for (service, counts) in &self.connections {

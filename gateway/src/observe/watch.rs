@@ -16,6 +16,7 @@ use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response};
 
 use super::line;
 use super::numbers::Shard;
+use crate::server::AnswerBody;
 
 /// A request being watched.
 ///
@@ -148,12 +149,16 @@ impl Answer {
 
     fn write_end(&mut self, broken: Option<Cause>) {
         if let Some(mut watch) = self.watch.take() {
+            let bytes_out = match self.status {
+                StatusCode::SWITCHING_PROTOCOLS => watch.exchange.sent(),
+                _ => self.bytes,
+            };
             watch.end(Ended {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 cause: self.cause.or(broken),
                 note: self.note.as_deref(),
-                bytes_out: self.bytes,
+                bytes_out,
             });
         }
     }
@@ -237,6 +242,14 @@ impl HttpBody for Watched {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl AnswerBody for Watched {
+    fn break_off(mut self: Pin<&mut Self>, cause: Cause) {
+        if let Some(answer) = self.answer.take() {
+            answer.end(Some(cause));
+        }
     }
 }
 

@@ -18,12 +18,12 @@ use portcullis_middleware::{Cause, Exchange};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::alarm::Alarm;
 use super::connection::http2::Pipe;
 use super::connection::{Reply, ReplyBody};
 use super::pool::{Errand, Lease};
 use super::sharing::Visit;
 use super::upload::Upload;
+use crate::alarm::Alarm;
 
 /// What is known about an attempt, noted in its exchange as it becomes known. One that is dropped before it ended was
 /// given up because the client went away.
@@ -66,6 +66,11 @@ impl Note {
     /// The answer was not wanted; another attempt follows.
     pub(super) fn discarded(self) -> Instant {
         self.end(None, None)
+    }
+
+    /// A tunnel that brought so many bytes is closed.
+    pub(super) fn tunnelled(self, bytes: u64, cause: Option<Cause>) {
+        self.end(Some(bytes), cause);
     }
 
     fn end(mut self, bytes: Option<u64>, cause: Option<Cause>) -> Instant {

@@ -23,6 +23,7 @@ use super::headers;
 use super::policy::{Host, NEVER, Policy, Retry, Timeouts};
 use super::pool::Lease;
 use super::sharing::{Place, Way};
+use super::tunnel::{self, Asked};
 use super::upload::{Progress, Upload};
 use super::upstream::{Table, Target};
 use crate::proxy_protocol::Introduction;
@@ -43,6 +44,8 @@ pub(super) struct Message {
     has_host: bool,
     /// What an instance is told before the request, over a connection of the request's own.
     introduction: Option<Box<Introduction>>,
+    /// Another protocol that the client asks for.
+    asked: Option<Box<Asked>>,
 }
 
 impl Message {
@@ -56,8 +59,14 @@ impl Message {
     ) -> Result<Self, Rejection> {
         let introduce = |version| Introduction::of(version, &exchange).map(Box::new);
         let introduction = policy.proxy_protocol.map(introduce).transpose()?;
-        let Parts { method, uri, mut headers, .. } = head;
-        let repeats = retry.repeats(&method);
+        let Parts { method, uri, mut headers, mut extensions, .. } = head;
+        // Connections that requests share go on in no other protocol.
+        let asked = match policy.protocol {
+            Protocol::Http1 | Protocol::Auto => Asked::take(&mut extensions),
+            Protocol::H2 | Protocol::H2c => None,
+        };
+        // An instance may have begun another protocol by the time that its connection breaks.
+        let repeats = asked.is_none() && retry.repeats(&method);
         // An instance that speaks HTTP/2 may say that it did nothing with a request whose body it got.
         let keep = repeats || retry.attempts > 1 && policy.protocol != Protocol::Http1;
         let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
@@ -67,7 +76,7 @@ impl Message {
         }
         let has_host = headers.contains_key(HOST);
         let target = headers::origin_form(&uri);
-        Ok(Self { upload, repeats, exchange, target, method, headers, has_host, introduction })
+        Ok(Self { upload, repeats, exchange, target, method, headers, has_host, introduction, asked })
     }
 
     /// Sends it to an instance.
@@ -108,9 +117,14 @@ impl Message {
         note: &Note,
     ) -> Result<(Reply, Course), Failure> {
         let deadline = timeouts.attempt.map(|limit| note.started() + limit);
-        let speak = target.pool.speak(self.exchange.is_grpc());
-        let way =
-            connect(target, speak, timeouts, deadline, note.started(), turn, self.introduction.as_deref()).await?;
+        let speak = match self.asked {
+            Some(_) => Speak::Http1,
+            None => target.pool.speak(self.exchange.is_grpc()),
+        };
+        let introduction = self.introduction.as_deref();
+        // What becomes a tunnel is no connection for others, and must not turn out to be stale.
+        let fresh = !turn.is_first || self.asked.is_some() || introduction.is_some();
+        let way = connect(target, speak, timeouts, deadline, note.started(), fresh, introduction).await?;
         let (mut response, course) = match way {
             Way::Alone(lease) => {
                 let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
@@ -122,6 +136,13 @@ impl Message {
                 Box::pin(self.send_shared(place, turn, &clocks)).await?
             }
         };
+
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // A 101 that nobody asked for, or that agrees to something else, would leave the two ends in two protocols.
+            if !self.asked.as_ref().is_some_and(|asked| asked.is_agreed_by(&response)) {
+                return Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse));
+            }
+        }
 
         let length = response.body().size_hint().exact();
         note.answered(response.status(), length);
@@ -162,12 +183,27 @@ impl Message {
         }
     }
 
+    /// The answer for the client.
+    pub(super) fn answer(&mut self, answered: Answered, timeouts: &Timeouts) -> Response<Body> {
+        let Answered { response, course, note } = answered;
+        self.upload.settle();
+        match (self.asked.take(), course) {
+            (Some(asked), Course::Reader(lease)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                tunnel::open(*asked, response, lease, note, self.exchange.clone(), timeouts)
+            }
+            (_, course) => answer::stream(response, course, note, self.upload.clone(), timeouts.idle),
+        }
+    }
+
     /// The request for one attempt. Its headers are copied only if a further one may need them.
     fn request(&mut self, keep: bool) -> Outgoing {
         let mut request: Outgoing = Request::new(self.upload.send());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = if keep { self.headers.clone() } else { mem::take(&mut self.headers) };
+        if let Some(asked) = &self.asked {
+            asked.write(request.headers_mut());
+        }
         request
     }
 
@@ -297,7 +333,7 @@ async fn connect(
     timeouts: &Timeouts,
     deadline: Option<Instant>,
     now: Instant,
-    turn: Turn,
+    fresh: bool,
     introduction: Option<&Introduction>,
 ) -> Result<Way, Failure> {
     // A connection that is shared is watched by its driver, so that one which is gone is not among them.
@@ -307,8 +343,7 @@ async fn connect(
         return Ok(Way::Shared(place));
     }
     if speak != Speak::Http2
-        && turn.is_first
-        && introduction.is_none()
+        && !fresh
         && let Some(lease) = target.pool.reuse(now)
     {
         return Ok(Way::Alone(lease));
@@ -336,11 +371,6 @@ pub(super) struct Answered {
 impl Answered {
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
-    }
-
-    /// The answer for the client.
-    pub(super) fn stream(self, upload: Upload, idle: Option<Duration>) -> Response<Body> {
-        answer::stream(self.response, self.course, self.note, upload, idle)
     }
 
     /// Another attempt follows.

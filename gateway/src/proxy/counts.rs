@@ -25,11 +25,13 @@ pub enum Closed {
     Silent,
     /// It was one client's alone: it began with the PROXY protocol.
     Once,
+    /// It ended as a tunnel for another protocol.
+    Tunnel,
 }
 
 impl Closed {
     /// Every reason.
-    pub const ALL: [Closed; 9] = [
+    pub const ALL: [Closed; 10] = [
         Closed::Peer,
         Closed::Idle,
         Closed::Age,
@@ -39,6 +41,7 @@ impl Closed {
         Closed::Broken,
         Closed::Silent,
         Closed::Once,
+        Closed::Tunnel,
     ];
 
     /// Its name as a metric's label.
@@ -53,6 +56,7 @@ impl Closed {
             Closed::Broken => "broken",
             Closed::Silent => "silent",
             Closed::Once => "once",
+            Closed::Tunnel => "tunnel",
         }
     }
 }
@@ -66,6 +70,8 @@ pub(super) struct Counters {
     open: AtomicI64,
     /// What this worker began less what it ended.
     streams: AtomicI64,
+    /// Tunnels that this worker opened less those that it closed.
+    tunnels: AtomicI64,
     closed: [AtomicU64; Closed::ALL.len()],
 }
 
@@ -82,6 +88,8 @@ pub struct Counts {
     pub idle: i64,
     /// How many streams are open on those that are shared.
     pub streams: i64,
+    /// How many of the open ones are tunnels.
+    pub tunnels: i64,
     /// How many were closed, for each of [`Closed::ALL`].
     pub closed: [u64; Closed::ALL.len()],
 }
@@ -96,6 +104,17 @@ impl Counters {
     /// One that was open is used again.
     pub(super) fn reuse(&self) {
         self.reused.fetch_add(1, Relaxed);
+    }
+
+    /// One goes on as a tunnel.
+    pub(super) fn begin_tunnel(&self) {
+        self.tunnels.fetch_add(1, Relaxed);
+    }
+
+    /// A connection that had become a tunnel was closed.
+    pub(super) fn close_tunnel(&self) {
+        self.tunnels.fetch_sub(1, Relaxed);
+        self.close(Closed::Tunnel);
     }
 
     /// A stream was begun.
@@ -121,6 +140,7 @@ impl Counters {
             sum.reused += counters.reused.load(Relaxed);
             sum.open += counters.open.load(Relaxed);
             sum.streams += counters.streams.load(Relaxed);
+            sum.tunnels += counters.tunnels.load(Relaxed);
             for (sum, closed) in sum.closed.iter_mut().zip(&counters.closed) {
                 *sum += closed.load(Relaxed);
             }

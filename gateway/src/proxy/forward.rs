@@ -151,10 +151,7 @@ async fn forward(table: &Table, terms: &Terms, message: &mut Message) -> Result<
                 answer.discard();
                 pause = true;
             }
-            Ok(answer) => {
-                message.upload.settle();
-                return Ok(answer.stream(message.upload.clone(), timeouts.idle));
-            }
+            Ok(answer) => return Ok(message.answer(answer, &timeouts)),
             Err(failure) if another && is_harmless(retry, message, failure) => pause = false,
             Err(failure) => return Err(failure.into()),
         }

@@ -9,18 +9,19 @@
 //!
 //! A client that came over a unix socket and was not named by a trusted proxy has no address, and is told as `unknown`.
 //!
-//! `Upgrade` does not cross yet, so an instance answers such a request as if it had not asked.
+//! `Upgrade` ends here as well: what crosses is written anew where a [tunnel](super::Forward) may follow.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use axum::body::Body;
 use http::header::{
     CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use portcullis_config::Forwarding;
-use portcullis_middleware::{Client, Exchange, Rejection};
+use portcullis_middleware::{Client, Exchange, Rejection, Upgrade};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -44,6 +45,9 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 
+/// Where `Upgrade` is in that list.
+const ASKS: u32 = 1 << 2;
+
 /// What claims to know who the client is.
 const CLAIMS: [HeaderName; 6] =
     [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED];
@@ -66,10 +70,27 @@ const OWNED: [&str; 10] = [
 ///
 /// `TE: trailers` stays: we do pass trailers on.
 pub fn end_hop(headers: &mut HeaderMap) {
-    let found = find(headers, &HOP_BY_HOP);
+    match find(headers, &HOP_BY_HOP) {
+        0 => {}
+        found => end_those(headers, found),
+    }
+}
+
+/// Does the same to a request that has just arrived. What it asks to be [upgraded](Upgrade) to stays known.
+pub fn arrive(request: &mut Request<Body>) {
+    let found = find(request.headers(), &HOP_BY_HOP);
     if found == 0 {
         return;
     }
+    if found & ASKS != 0
+        && let Some(upgrade) = Upgrade::asked(request)
+    {
+        request.extensions_mut().insert(upgrade);
+    }
+    end_those(request.headers_mut(), found);
+}
+
+fn end_those(headers: &mut HeaderMap, found: u32) {
     let trailers = takes_trailers(headers);
     for name in listed(headers) {
         headers.remove(name);

@@ -3,7 +3,6 @@
 //! [`Forward`] is the story. An [`Upstream`] is a service as requests see it, a [`Policy`] how it wants to be talked
 //! to; [`Pools`] keep its connections. A request that is only asked about ends at a [`Stage`].
 
-mod alarm;
 mod answer;
 mod attempt;
 mod connection;
@@ -16,6 +15,7 @@ mod policy;
 mod pool;
 mod rehearsal;
 mod sharing;
+mod tunnel;
 mod upload;
 mod upstream;
 

@@ -44,8 +44,10 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// From the last byte of the request to the head of the answer.
     pub first_byte: Option<Duration>,
-    /// Between two bytes of a body, either way.
+    /// Between two bytes of a body, either way; and in a tunnel that one side has nothing more to send through.
     pub idle: Option<Duration>,
+    /// Between two bytes in a tunnel, either way.
+    pub tunnel: Option<Duration>,
     /// From the begin of an attempt to the head of its answer.
     pub attempt: Option<Duration>,
 }
@@ -102,6 +104,7 @@ impl From<&file::Service> for Policy {
                 connect: clock(service.timeouts.connect),
                 first_byte: clock(service.timeouts.first_byte),
                 idle: clock(service.timeouts.idle),
+                tunnel: clock(service.timeouts.tunnel),
                 attempt: None,
             },
             retry: service.retry.as_ref().map(Retry::from).unwrap_or_default(),

@@ -256,7 +256,7 @@ impl Pool {
     }
 
     fn lease(self: &Arc<Self>, kept: Kept, reused: bool) -> Lease {
-        Lease { kept: Some(kept), pool: self.clone(), reused, once: false }
+        Lease { kept: Some(kept), pool: self.clone(), reused, once: false, tunnel: false }
     }
 
     /// Takes back a connection that is ready for another exchange.
@@ -363,12 +363,19 @@ pub(super) struct Lease {
     reused: bool,
     /// Whether it is closed after this use.
     once: bool,
+    tunnel: bool,
 }
 
 impl Lease {
     /// Whether the connection had been used before.
     pub(super) fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// Counts the connection as a tunnel from now on. It stays one until it is dropped.
+    pub(super) fn begin_tunnel(&mut self) {
+        self.tunnel = true;
+        self.pool.count().begin_tunnel();
     }
 
     /// The connection itself.
@@ -421,8 +428,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.kept.take().is_some() {
-            self.pool.count().close(Closed::Broken);
+        let Some(kept) = self.kept.take() else { return };
+        drop(kept);
+        match self.tunnel {
+            true => self.pool.count().close_tunnel(),
+            false => self.pool.count().close(Closed::Broken),
         }
     }
 }

@@ -8,8 +8,8 @@
 //! a connection that speaks HTTP/1.1 pays nothing for the other's being possible.
 
 use std::convert::Infallible;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -29,6 +30,7 @@ use super::http2;
 use super::rest::rest;
 use super::stop::Stop;
 use super::stream::Stream;
+use super::upgraded;
 use super::{Application, Handle, Manners, Peer};
 use crate::tls::Accepted;
 use crate::wire::Wire;
@@ -116,7 +118,8 @@ where
 {
     let (phase, exit) = (Phase::since(since), Exit::new());
     let io = Gatekeeper::new(stream, come, manners, phase.clone(), exit.clone());
-    let requests = Requests { application, peer, phase, stop, body_idle: manners.body_idle };
+    let requests =
+        Requests { application, peer, phase, stop, body_idle: manners.body_idle, upgraded: Mutex::default() };
     let mut http1 = http1::Builder::new();
     // Told a number, hyper makes room for that many headers anew at every request.
     if manners.headers > DEFAULT_HEADERS {
@@ -133,35 +136,62 @@ where
         .half_close(false)
         .serve_connection(TokioIo::new(io), service_fn(|request| requests.answer(request)))
         .with_upgrades();
-    match stop.drive(pin!(connection), |connection| connection.graceful_shutdown()).await {
+    let ended = {
+        let mut connection = pin!(connection);
+        let ended = stop.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        if ended.is_none() {
+            requests.phase.break_off(Cause::Draining);
+        }
+        ended
+    };
+    match ended.unwrap_or(Ok(())) {
         Err(error) if error.is_parse() => {
             warn!(peer = %peer, %error, "the parser refused what was let through to it");
         }
         Err(error) => debug!(peer = %peer, %error, "a connection ended early"),
         Ok(()) => {}
     }
+    if let Some(body) = requests.upgraded() {
+        Box::pin(upgraded::serve(body, stop)).await;
+    }
     exit.take()
 }
 
 /// What the requests of a connection have in common.
-struct Requests<'a, A> {
+struct Requests<'a, A: Application> {
     application: &'a A,
     peer: &'a Peer,
     phase: Phase,
     stop: &'a Stop,
     body_idle: Option<Duration>,
+    /// The body of a `101`.
+    upgraded: Mutex<Option<Pin<Box<A::Body>>>>,
 }
 
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
         let request = request.map(|body| deadline::body(body, self.body_idle));
         let mut response = self.application.serve(request, self.peer).await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(self.switch(response));
+        }
         if self.stop.is_told() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            self.phase.switch();
-        }
-        Ok(response.map(|body| self.phase.until_the_answer_ends(body)))
+        Ok(response.map(|body| self.phase.until_the_answer_ends(Some(body))))
+    }
+
+    /// From this answer's head on, another protocol is spoken.
+    #[cold]
+    fn switch(&self, response: http::Response<A::Body>) -> http::Response<UntilEnd<A::Body>> {
+        self.phase.switch();
+        let (head, body) = response.into_parts();
+        *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(body));
+        http::Response::from_parts(head, self.phase.until_the_answer_ends(None))
+    }
+
+    /// The body of the `101` that was the last answer. A client that did not get it has left, and so does the body.
+    fn upgraded(&self) -> Option<Pin<Box<A::Body>>> {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -15,8 +15,11 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use portcullis_middleware::Cause;
 use tokio::time::{Instant, Sleep};
 use tower::BoxError;
+
+use super::AnswerBody;
 
 /// How far the answers on a connection are. All of it is written and read by the connection's own task.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ struct Answers {
     last: AtomicU64,
     /// Whether the last one begins another protocol.
     switched: AtomicBool,
+    /// Why the connection is closed before the last one was over, if it is not the client's doing.
+    broken: OnceLock<Cause>,
     /// Whether somebody waits for an answer to end.
     awaited: AtomicBool,
     waker: AtomicWaker,
@@ -43,6 +48,7 @@ impl Phase {
             over: AtomicU64::new(0),
             last: AtomicU64::new(0),
             switched: AtomicBool::new(false),
+            broken: OnceLock::new(),
             awaited: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }))
@@ -57,9 +63,15 @@ impl Phase {
         self.0.switched.load(Relaxed)
     }
 
-    /// An answer is over once this body has ended or was dropped.
-    pub(super) fn until_the_answer_ends<B>(&self, body: B) -> UntilEnd<B> {
-        UntilEnd { body, _phase: Rest(self.clone()) }
+    /// The connection is closed for this reason. An answer that is not over by then hears of it.
+    pub(super) fn break_off(&self, cause: Cause) {
+        // The first reason is the true one.
+        let _ = self.0.broken.set(cause);
+    }
+
+    /// An answer is over once this body has ended or was dropped; one without a body, at once.
+    pub(super) fn until_the_answer_ends<B: AnswerBody>(&self, body: Option<B>) -> UntilEnd<B> {
+        UntilEnd { body, rest: Rest(self.clone()) }
     }
 
     /// How many answers are over.
@@ -97,27 +109,39 @@ impl Drop for Rest {
 
 pin_project! {
     /// The body of an answer.
-    pub(super) struct UntilEnd<B> {
+    pub(super) struct UntilEnd<B: AnswerBody> {
         #[pin]
-        body: B,
-        _phase: Rest,
+        body: Option<B>,
+        rest: Rest,
+    }
+
+    impl<B: AnswerBody> PinnedDrop for UntilEnd<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let (Some(cause), Some(body)) = (this.rest.0.0.broken.get(), this.body.as_pin_mut()) {
+                body.break_off(*cause);
+            }
+        }
     }
 }
 
-impl<B: HttpBody> HttpBody for UntilEnd<B> {
+impl<B: AnswerBody> HttpBody for UntilEnd<B> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(context)
+        match self.project().body.as_pin_mut() {
+            Some(body) => body.poll_frame(context),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

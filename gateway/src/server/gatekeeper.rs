@@ -17,12 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Manners;
 use super::deadline::Phase;
 use super::strict::{Fault, Gate, Limits, Place, Refusal};
+use crate::alarm::Alarm;
 
 /// How much is read ahead while nobody knows which protocol it is of.
 const AHEAD: usize = 16 * 1024;
@@ -50,6 +52,7 @@ pub(super) struct Gatekeeper<I> {
     header: Option<Duration>,
     /// How long the connection may rest before it is left.
     rest: Duration,
+    body_idle: Option<Duration>,
     /// Whether the client takes what is written as fast as it is written.
     writes_wait: bool,
     flush_waits: bool,
@@ -57,6 +60,9 @@ pub(super) struct Gatekeeper<I> {
     head_since: Option<Instant>,
     // Boxed once per connection: hyper wants connections that can be moved.
     clock: Option<Pin<Box<Sleep>>>,
+    /// Since when the client has no room for what is written.
+    full_since: Option<Instant>,
+    patience: Alarm,
 }
 
 /// Where a connection is left for whoever says the last word on it.
@@ -113,10 +119,13 @@ impl<I> Gatekeeper<I> {
             exit,
             header: manners.header,
             rest: manners.idle.map_or(NAP_AFTER, |idle| idle.min(NAP_AFTER)),
+            body_idle: manners.body_idle,
             writes_wait: false,
             flush_waits: false,
             head_since: None,
             clock: None,
+            full_since: None,
+            patience: Alarm::default(),
         };
         if !keeper.held.is_empty() {
             keeper.judge_held();
@@ -210,6 +219,10 @@ impl<I> Gatekeeper<I> {
     ///
     /// The clock is not set anew for every request. It is left to ring, and then looks whether it was for nothing.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // What is spoken after HTTP has clocks of its own.
+        if self.phase.has_switched() {
+            return Poll::Pending;
+        }
         let place = if self.owes_an_answer() { Place::Body } else { self.gate.place(&self.held) };
         let deadline = match place {
             Place::Head => {
@@ -297,6 +310,29 @@ impl<I: AsyncWrite + Unpin> Gatekeeper<I> {
     fn io(&mut self) -> io::Result<Pin<&mut I>> {
         self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+
+    /// Gives a client up that has had no room for too long.
+    fn patiently<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Pending => self.wait_for_room(context).map(Err),
+            written => {
+                self.full_since = None;
+                written
+            }
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        if self.phase.has_switched() {
+            return Poll::Pending;
+        }
+        let Some(limit) = self.body_idle else { return Poll::Pending };
+        let since = *self.full_since.get_or_insert_with(Instant::now);
+        ready!(self.patience.poll_until(since.checked_add(limit), context));
+        self.phase.break_off(Cause::IdleTimeout);
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client did not read its answer"))
+    }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
@@ -304,21 +340,22 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
         let this = self.get_mut();
         let written = this.io()?.poll_write(context, data);
         this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == data.len());
-        written
+        this.patiently(written, context)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = this.io()?.poll_flush(context);
         this.flush_waits = flushed.is_pending();
-        flushed
+        this.patiently(flushed, context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let Some(io) = &mut this.io else { return Poll::Ready(Ok(())) };
         if matches!(this.gate.place(&this.held), Place::Rest | Place::Elsewhere) {
-            return Pin::new(io).poll_shutdown(context);
+            let closed = Pin::new(io).poll_shutdown(context);
+            return this.patiently(closed, context);
         }
         // The client is not done. If we closed now, what it still sends would be answered with a reset, and that would
         // overtake our last words.
@@ -342,7 +379,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
         let written = this.io()?.poll_write_vectored(context, data);
         let all = || data.iter().map(|part| part.len()).sum::<usize>();
         this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == all());
-        written
+        this.patiently(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -416,7 +453,7 @@ mod tests {
         assert_eq!(read(&mut keeper).now_or_never(), None, "nobody knows yet what it is");
 
         phase.switch();
-        drop(phase.until_the_answer_ends(Body::empty()));
+        drop(phase.until_the_answer_ends(Some(Body::empty())));
         assert_eq!(read(&mut keeper).await, b"\0early");
         client.write_all(b"\0\n\r").await.unwrap();
         assert_eq!(read(&mut keeper).await, b"\0\n\r");
@@ -431,7 +468,7 @@ mod tests {
         while came.len() < head.len() + 2 {
             came.extend(read(&mut keeper).await);
         }
-        let answer = phase.until_the_answer_ends(Body::empty());
+        let answer = phase.until_the_answer_ends(Some(Body::empty()));
         let reading = tokio::spawn(async move { read(&mut keeper).await });
         tokio::task::yield_now().await;
         assert!(!reading.is_finished());

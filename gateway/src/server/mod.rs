@@ -23,9 +23,11 @@ mod socket_file;
 mod stop;
 mod stream;
 pub mod strict;
+pub(crate) mod upgraded;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ use bytes::Bytes;
 use http_body::Body as HttpBody;
 use portcullis_config::units::ListenAddress;
 use portcullis_config::{Limits, ListenerTimeouts};
-use portcullis_middleware::Request;
+use portcullis_middleware::{Cause, Request};
 use tokio_util::task::TaskTracker;
 
 use crate::proxy_protocol::Receiver;
@@ -83,7 +85,7 @@ impl fmt::Display for Peer {
 /// What answers the requests of a server. Every worker has one of its own.
 pub trait Application: Send + Sync + 'static {
     /// The body of its answers. Whatever it is, it reaches the connection as it is and not in one more box.
-    type Body: HttpBody<Data = Bytes, Error = axum::Error> + Send + 'static;
+    type Body: AnswerBody;
 
     /// How new connections are treated. A reload may change it.
     fn manners(&self) -> Manners;
@@ -105,6 +107,18 @@ pub trait Application: Send + Sync + 'static {
     fn serve(&self, request: Request, peer: &Peer) -> impl Future<Output = http::Response<Self::Body>> + Send;
 }
 
+/// The body of an answer.
+pub trait AnswerBody: HttpBody<Data = Bytes, Error = axum::Error> + Send + 'static {
+    /// The connection is closed for this reason, and the rest of the body goes nowhere. Without this, it was the client
+    /// who went away.
+    fn break_off(self: Pin<&mut Self>, cause: Cause);
+}
+
+/// Nobody asks why.
+impl AnswerBody for axum::body::Body {
+    fn break_off(self: Pin<&mut Self>, _: Cause) {}
+}
+
 /// How connections of one address are treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manners {
@@ -120,7 +134,7 @@ pub struct Manners {
     pub header: Option<Duration>,
     /// How long a connection may be without a request.
     pub idle: Option<Duration>,
-    /// How long a request's body may stand still.
+    /// How long a request's body may stand still, and an answer wait for a client that does not read.
     pub body_idle: Option<Duration>,
     /// How many TLS handshakes may be in progress at once; further connections are closed.
     pub handshakes: usize,
@@ -189,6 +203,11 @@ impl Handle {
     pub fn drain(&self) {
         self.stop.tell();
         self.connections.close();
+    }
+
+    /// Closes what is still open after [`drain`](Handle::drain).
+    pub fn cut(&self) {
+        self.stop.cut_all();
     }
 
     /// Waits until the last connection is closed. Only after [`drain`](Handle::drain) does it come to an end.

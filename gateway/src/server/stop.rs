@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 pub(super) struct Stop {
     told: AtomicBool,
     bell: Notify,
+    cut: AtomicBool,
+    last_bell: Notify,
 }
 
 impl Stop {
@@ -24,6 +26,21 @@ impl Stop {
         self.told.load(Ordering::Acquire)
     }
 
+    /// Time is up for whatever has not come to its end.
+    pub(super) fn cut_all(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.last_bell.notify_waiters();
+    }
+
+    /// Waits until time is up.
+    pub(super) async fn cut(&self) {
+        let mut bell = pin!(self.last_bell.notified());
+        bell.as_mut().enable();
+        if !self.cut.load(Ordering::Acquire) {
+            bell.await;
+        }
+    }
+
     /// Waits until it is told.
     pub(super) async fn told(&self) {
         let mut bell = pin!(self.bell.notified());
@@ -33,7 +50,7 @@ impl Stop {
         }
     }
 
-    /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon.
+    /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon. `None` if time is up.
     ///
     /// `select!` would take the bell's lock, which all workers share, at every step of every request. Here the bell is
     /// touched once: it keeps the waker of the task, which is the same as long as the task lives.
@@ -41,10 +58,11 @@ impl Stop {
         &self,
         mut connection: Pin<&mut C>,
         mut finish: impl FnMut(Pin<&mut C>),
-    ) -> C::Output {
+    ) -> Option<C::Output> {
         let mut bell = pin!(self.bell.notified());
+        let mut last = pin!(self.last_bell.notified());
         let (mut listening, mut told) = (false, false);
-        poll_fn(move |context: &mut Context<'_>| -> Poll<C::Output> {
+        poll_fn(move |context: &mut Context<'_>| -> Poll<Option<C::Output>> {
             if !listening {
                 listening = true;
                 let _: Poll<()> = bell.as_mut().poll(context);
@@ -53,7 +71,11 @@ impl Stop {
                 told = true;
                 finish(connection.as_mut());
             }
-            connection.as_mut().poll(context)
+            // A bell that rang before it was listened to is heard all the same.
+            if told && (last.as_mut().poll(context).is_ready() || self.cut.load(Ordering::Acquire)) {
+                return Poll::Ready(None);
+            }
+            connection.as_mut().poll(context).map(Some)
         })
         .await
     }
@@ -83,5 +105,19 @@ mod tests {
         });
         tokio::join!(driven, async { stop.tell() });
         assert_eq!(finished.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_finish_is_cut() {
+        let stop = Stop::default();
+        let connection = pin!(std::future::pending::<()>());
+        let driven = stop.drive(connection, |_| {});
+        let (ended, ()) = tokio::join!(driven, async {
+            stop.tell();
+            tokio::task::yield_now().await;
+            stop.cut_all();
+        });
+        assert_eq!(ended, None);
+        stop.cut().await;
     }
 }

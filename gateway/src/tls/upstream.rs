@@ -211,8 +211,9 @@ impl Parts {
 }
 
 impl Upstream {
-    /// Shakes hands with an instance that is reached by this host. Whoever calls it sees to the time it may take.
-    pub async fn connect<S>(&self, stream: S, host: &str) -> io::Result<TlsStream<S>>
+    /// Shakes hands with an instance that is reached by this host. Whoever calls it sees to the time it may take. With
+    /// `http1`, nothing else is offered.
+    pub async fn connect<S>(&self, stream: S, host: &str, http1: bool) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
@@ -220,7 +221,10 @@ impl Upstream {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?,
         };
-        let client = self.current.load().client.clone();
+        let mut client = self.current.load().client.clone();
+        if http1 {
+            Arc::make_mut(&mut client).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
         TlsConnector::from(client).connect(name, stream).await
     }
 }

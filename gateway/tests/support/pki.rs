@@ -337,6 +337,30 @@ impl SecureInstance {
         (address, handshakes)
     }
 
+    /// One that takes either version of HTTP, agrees to whatever is asked for with this head, and then sends back what
+    /// comes, until it is told that no more will.
+    pub async fn agreeing(issued: &Issued, agrees: &'static str) -> SocketAddr {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+        let builder = builder.unwrap().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![issued.der()], issued.key()).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let (acceptor, socket) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut stream = acceptor.accept(socket.accept().await.unwrap().0).await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut read).await.unwrap();
+            }
+            stream.write_all(agrees.as_bytes()).await.unwrap();
+            let (mut from, mut to) = tokio::io::split(&mut stream);
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        address
+    }
+
     pub fn seen(&self) -> Vec<(Option<String>, bool)> {
         self.seen.lock().unwrap().clone()
     }

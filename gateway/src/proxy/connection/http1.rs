@@ -20,7 +20,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length, strict};
-use crate::proxy::alarm::Alarm;
+use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::pool::Closed;
 use crate::proxy::upload::Sending;
@@ -68,7 +68,7 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> hyper::Result<Self> {
         let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
-        let driver: Driver = Box::pin(driver);
+        let driver: Driver = Box::pin(driver.with_upgrades());
         Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default() })
     }
 
@@ -227,10 +227,6 @@ fn frame(request: &mut Outgoing) {
 /// Refuses answers that two readers could understand in two ways.
 fn check(response: &mut Response<Incoming>) -> Result<(), Failure> {
     let bad = Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse);
-    // Nobody asked to switch protocols.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(bad);
-    }
     *response.version_mut() = Version::HTTP_11;
     let status = response.status();
     if strict::is_clear(status, response.headers_mut()) { Ok(()) } else { Err(bad) }

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length};
-use crate::proxy::alarm::Alarm;
+use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::headers::end_hop;
 use crate::proxy::pool::Closed;

@@ -105,7 +105,7 @@ pub(super) async fn serve<S, A>(
     let remember = |refusal| streams.remember(refusal);
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
-    if let Some(Err(error)) = server.stop.drive(connection, Clocked::finish).await {
+    if let Some(Err(error)) = server.stop.drive(connection, Clocked::finish).await.flatten() {
         debug!(peer = %streams.peer(), %error, "a connection ended early");
     }
     if let Some(refusal) = course.verdict() {

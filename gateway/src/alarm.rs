@@ -12,11 +12,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that is seldom set.
 #[derive(Debug, Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     /// Ready at the deadline; never without one. The task is woken at that moment, or earlier for nothing.
-    pub(super) fn poll_until(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_until(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = deadline else { return Poll::Pending };
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
@@ -32,7 +32,7 @@ impl Alarm {
     }
 
     /// Wakes nobody any more. It stays set.
-    pub(super) fn hush(&mut self) {
+    pub(crate) fn hush(&mut self) {
         if let Some(sleep) = &mut self.0 {
             let _ = sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
