@@ -1,7 +1,9 @@
 //! Paths that want to be another path behind a guard: encoded, climbing, doubled, in every spelling that some server reads.
 
-use http::Uri;
+use axum::body::Body;
+use http::{Request, Uri};
 
+use super::support::http2::Client;
 use super::*;
 
 /// Listeners and routes around a guard that lets nobody pass who is here. `{paths}` is the listener's policy.
@@ -227,4 +229,26 @@ async fn an_asterisk_is_for_options_alone() {
     assert_eq!(targets(&site), ["*"]);
     assert_eq!(ask(&target, "*").await, 400);
     assert_eq!(targets(&site).len(), 1);
+}
+
+#[tokio::test]
+async fn http_2_reads_paths_as_http_1_does() {
+    let (site, shared) = (Witness::new().await, Witness::new().await);
+    let target = Logged::with(&routes(site.address, shared.address, "")).await;
+    let client = Client::connect(target.address).await;
+    let mut passed = 0;
+    for goal in GOALS.iter().chain(&["/a/../b", "/a%2Fb", "/files/a%2fb", "/x/..;/admin", "/a%00", "/{a}"]) {
+        let Ok(uri) = format!("http://a{goal}").parse::<Uri>() else { continue };
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = uri;
+        let newer = client.send(request).await.status().as_u16();
+        assert_eq!(newer, ask(&target, goal).await, "{goal}");
+        passed += usize::from(newer == 200);
+    }
+    let targets = targets(&site);
+    assert_eq!(targets.len(), 2 * passed);
+    for pair in targets.chunks(2) {
+        assert_eq!(pair[0], pair[1]);
+        assert!(!readers::readings(&pair[0]).iter().any(|reading| is_guarded(reading)), "{}", pair[0]);
+    }
 }
