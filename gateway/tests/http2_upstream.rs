@@ -18,12 +18,12 @@ use portcullis::proxy::{Closed, Host, Limits, Overrides, Pings, Policy, Retry};
 use portcullis_config::Protocol;
 use portcullis_middleware::layer::Hop;
 use portcullis_middleware::{Cause, Request};
-use support::Fake;
 use support::frames::*;
 use support::gateway::Running;
 use support::pki::{Authority, SecureInstance, replace};
 use support::proxy::*;
 use support::speaker::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, block};
+use support::{Fake, Wire};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -656,6 +656,80 @@ async fn a_reload_that_changes_the_protocol_makes_new_connections() {
         assert_eq!(gateway.get("/").await, (200, "HTTP/2.0 https".to_owned()));
     }
     assert_eq!(handshakes.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_comes_late_for_clients_that_are_gone_harms_nobody() {
+    let fake = Fake::new().await;
+    let proxy = to(&[fake.address]);
+    let mut raw = None;
+    let mut streams = Vec::new();
+    for _ in 0..1100 {
+        let (answer, _) = proxy.send(get("/"));
+        let raw = match &mut raw {
+            Some(raw) => raw,
+            none => none.insert(Raw::begin(fake.accept().await).await),
+        };
+        streams.push(raw.until(HEADERS).await.1);
+        answer.abort();
+        raw.until(RST_STREAM).await;
+    }
+    let mut raw = raw.unwrap();
+    // By now they are forgotten.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for stream in streams {
+        raw.send(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")])).await;
+        raw.send(DATA, END_STREAM, stream, b"late").await;
+    }
+    let (answer, _) = proxy.send(get("/"));
+    let (_, stream, _) = raw.until(HEADERS).await;
+    raw.send(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")])).await;
+    raw.send(DATA, END_STREAM, stream, b"in time").await;
+    assert_eq!(text(answer.await.unwrap()).await, "in time");
+    assert_eq!(proxy.counts().created, 1);
+}
+
+#[tokio::test]
+async fn trailers_reach_a_client_of_http_1_that_asked_for_them() {
+    let fake = Fake::new().await;
+    let route = format!(
+        "[[route]]\nservice = \"orders\"\n[service.orders]\ninstances = [\"{}\"]\nprotocol = \"h2c\"\n",
+        fake.address
+    );
+    let gateway = Running::start(&route).await;
+    let mut client = Wire::connect(gateway.address).await;
+    client.put("POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let mut peer = Peer::new(fake.accept().await).await;
+    let mut stream = peer.next().await;
+    assert_eq!(stream.header("te"), Some("trailers"));
+    client.put("4\r\nbody\r\n0\r\nx-sent: 1\r\n\r\n").await;
+    let (body, trailers) = read(stream.request.body_mut()).await;
+    assert_eq!((body.as_slice(), trailers.unwrap()["x-sent"].as_bytes()), (&b"body"[..], &b"1"[..]));
+    let head = Response::builder().header("trailer", "x-sum").body(()).unwrap();
+    let mut sending = stream.respond.send_response(head, false).unwrap();
+    sending.send_data("answer".into(), false).unwrap();
+    sending.send_trailers(HeaderMap::from_iter([("x-sum".parse().unwrap(), "3".parse().unwrap())])).unwrap();
+    let answer = client.take_until("x-sum: 3\r\n\r\n").await;
+    assert!(answer.contains("transfer-encoding: chunked") && answer.contains("6\r\nanswer\r\n0\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn connections_to_an_instance_that_a_reload_takes_away_end_with_their_streams() {
+    let fakes = [Fake::new().await, Fake::new().await];
+    let of = |fake: &Fake| {
+        let address = fake.address;
+        format!("[[route]]\nservice = \"a\"\n[service.a]\ninstances = [\"{address}\"]\nprotocol = \"h2c\"\n")
+    };
+    let gateway = Running::start(&of(&fakes[0])).await;
+    let mut client = Wire::connect(gateway.address).await;
+    client.put("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut peer = Peer::new(fakes[0].accept().await).await;
+    let stream = peer.next().await;
+    assert_eq!(gateway.reload(&of(&fakes[1])).await.0, 200);
+    stream.answer("still answered");
+    client.take_until("still answered").await;
+    // The next sweep finds that nobody knows it any more.
+    assert!(peer.try_next().await.is_none(), "the connection ends");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use portcullis_config::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::Asked;
@@ -206,6 +207,8 @@ pub struct Instance {
 pub struct Upstream {
     /// The service.
     pub service: String,
+    /// What its instances are said to speak.
+    pub protocol: Protocol,
     /// The method.
     pub method: String,
     /// The target.

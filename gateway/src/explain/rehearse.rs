@@ -476,6 +476,7 @@ fn upstream(sent: &Rehearsed, planned: Option<&Arc<PlannedRoute>>, asked: &Asked
     let total = planned.and_then(|planned| planned.timeouts.total).and_then(|total| total.limit());
     Upstream {
         service: sent.service.name().to_string(),
+        protocol: sent.service.policy().protocol,
         method: sent.method.to_string(),
         target: sent.target.to_string(),
         headers: sent.headers.iter().map(shown).collect(),

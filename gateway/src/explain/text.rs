@@ -1,5 +1,7 @@
 //! An explanation for people: aligned, at most a hundred columns wide where words can be broken.
 
+use portcullis_config::Protocol;
+
 use super::explanation::{
     Candidate, Chain, Explanation, Outcome, Retry, Service, Standing, Step, Target, Timeouts, Upstream, Verdict,
 };
@@ -120,7 +122,13 @@ fn services(services: &[Service]) -> Vec<Vec<String>> {
 }
 
 fn sent(out: &mut String, upstream: &Upstream) {
-    let mut rows = vec![vec![format!("{} {}", upstream.method, upstream.target)]];
+    let over = match upstream.protocol {
+        Protocol::Http1 => "",
+        Protocol::H2 => " over HTTP/2",
+        Protocol::H2c => " over HTTP/2, without TLS",
+        Protocol::Auto => " over what the instance speaks",
+    };
+    let mut rows = vec![vec![format!("{} {}{over}", upstream.method, upstream.target)]];
     rows.extend(upstream.headers.iter().map(|(name, value)| vec![format!("{name}: {value}")]));
     // A header on two lines would be two headers.
     columns(out, "sends", rows, usize::MAX);

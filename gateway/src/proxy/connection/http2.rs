@@ -46,6 +46,9 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS as u32;
 /// How much of one request waits here for an instance that does not read.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// How many streams that were given up are remembered for a second, so that what still comes for them is overlooked.
+const FORGOTTEN: usize = 1024;
+
 /// How many interim answers an instance may give to one request.
 const INTERIM: u8 = 32;
 
@@ -117,6 +120,10 @@ impl Session {
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEAD as u32)
             .enable_push(false)
+            // Clients go away all the time. What an instance had on its way to one is no fault of the instance's, and
+            // no reason to close the connection that others use.
+            .max_concurrent_reset_streams(FORGOTTEN)
+            .max_local_error_reset_streams(None)
             // Until its settings are there it takes none.
             .initial_max_send_streams(0)
             .handshake::<_, Bytes>(stream)
@@ -190,7 +197,12 @@ impl Driver {
                 asked = None;
                 continue;
             }
-            if asked.is_some_and(|asked| asked.elapsed() < pings.again) || pong.send_ping(Ping::opaque()).is_err() {
+            if asked.is_some_and(|asked| asked.elapsed() < pings.again) {
+                continue;
+            }
+            // A late answer to the last one must not be taken for one to this.
+            let _ = pong.poll_pong(&mut Context::from_waker(Waker::noop()));
+            if pong.send_ping(Ping::opaque()).is_err() {
                 continue;
             }
             asked = Some(Instant::now());
@@ -198,7 +210,8 @@ impl Driver {
             tokio::select! {
                 biased;
                 ended = &mut self.connection => return self.reason(ended),
-                answer = answer => if answer.is_err() {
+                // One that has much to say may say this last.
+                answer = answer => if answer.is_err() && !self.pulse.heard.load(Relaxed) {
                     return Closed::Silent;
                 },
             }
