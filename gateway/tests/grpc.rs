@@ -206,6 +206,19 @@ async fn a_call_that_the_instance_did_not_look_at_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_long_row_of_calls_over_one_connection_is_nobodys_fault() {
+    let server = Server::start().await;
+    let gateway = Logged::with(&service(&format!("\"{}\"", server.address), "")).await;
+    let caller = Caller::connect(gateway.address).await;
+    // Their trailers are as short as anything a server sends.
+    for _ in 0..500 {
+        caller.unary("Unary", message("hello")).await.unwrap();
+    }
+    let lines = gateway.first_lines(500).await;
+    assert!(lines.iter().all(|line| line["status"] == 200 && line["grpc_status"] == 0));
+}
+
+#[tokio::test]
 async fn the_log_has_what_became_of_a_call() {
     let server = Server::start().await;
     let route = "timeouts = { total = \"300ms\" }";

@@ -79,6 +79,7 @@ impl Server {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = socket.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 let noted = noted.clone();
                 let service = hyper::service::service_fn(move |request| call(noted.clone(), request));
                 let connection =
@@ -235,6 +236,7 @@ impl Service<http::Request<Body>> for Caller {
 impl Caller {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

@@ -25,8 +25,11 @@ const PER_REQUEST: u32 = 4;
 /// How many requests given up a header list counts for that is too large.
 const PER_OVERSIZE: u32 = 10;
 
-/// h2's own answers have a status and nothing else, ours at least a date.
+/// h2's own answers have a status and nothing else, ours at least a date. This is more than a status takes.
 const BARE_STATUS: usize = 8;
+
+/// How many answers that have begun are remembered. h2 allows fewer streams at a time.
+const ANSWERING: usize = 1024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -61,6 +64,8 @@ pub struct Traffic {
     highest: u32,
     /// Whether a header block is on its way.
     block: bool,
+    /// The streams whose answers have begun and not ended: what ends one is no answer, but its trailers.
+    answering: Vec<u32>,
     seen: Seen,
 }
 
@@ -91,6 +96,7 @@ impl Traffic {
             resets: Bucket::new(calm.resets, RESET_PERIOD),
             highest: 0,
             block: false,
+            answering: Vec::new(),
             seen: Seen::default(),
         }
     }
@@ -123,7 +129,10 @@ impl Traffic {
                 let is_empty = head.length <= padding && head.flags & END_STREAM == 0;
                 if is_empty { self.control.take(1, Fault::Flood) } else { Ok(()) }
             }
-            RST_STREAM => self.resets.take(1, Fault::Resets),
+            RST_STREAM => {
+                self.answering.retain(|stream| *stream != head.stream);
+                self.resets.take(1, Fault::Resets)
+            }
             // SETTINGS, PING, PRIORITY, WINDOW_UPDATE, and what nobody knows.
             _ => self.control.take(1, Fault::Flood),
         }
@@ -134,12 +143,13 @@ impl Traffic {
         while let Some(step) = self.outward.step(&mut bytes) {
             let Step::End(head, begin) = step else { continue };
             let number = |at: usize| u32::from_be_bytes([begin[at], begin[at + 1], begin[at + 2], begin[at + 3]]);
+            let begun = self.answer(head);
             match head.kind {
                 DATA => {
                     self.seen.data += 1;
                     self.control.refund(PER_DATA);
                 }
-                HEADERS if head.flags & END_STREAM != 0 && head.length <= BARE_STATUS => {
+                HEADERS if !begun && head.flags & END_STREAM != 0 && is_bare(head, &begin) => {
                     self.seen.oversize += 1;
                     // To unpack such a list costs as much as many requests, and nobody else counts them.
                     self.resets.take(PER_OVERSIZE, Fault::Resets)?;
@@ -151,6 +161,20 @@ impl Traffic {
             }
         }
         Ok(())
+    }
+
+    /// Notes how far the answer of a stream is. Returns whether it had begun before.
+    fn answer(&mut self, head: Head) -> bool {
+        let is_over = matches!(head.kind, HEADERS | DATA) && head.flags & END_STREAM != 0 || head.kind == RST_STREAM;
+        let at = self.answering.iter().position(|stream| *stream == head.stream);
+        match at {
+            Some(at) if is_over => _ = self.answering.swap_remove(at),
+            None if head.kind == HEADERS && !is_over && self.answering.len() < ANSWERING => {
+                self.answering.push(head.stream);
+            }
+            _ => {}
+        }
+        at.is_some()
     }
 
     /// Whether a header block is on its way.
@@ -173,6 +197,51 @@ impl Traffic {
         frame.extend_from_slice(&u32::from(h2::Reason::ENHANCE_YOUR_CALM).to_be_bytes());
         frame
     }
+}
+
+/// Whether a header block has one field only. A block of a few bytes may have several, if the client was sent them before.
+fn is_bare(head: Head, begin: &[u8; 8]) -> bool {
+    head.length <= BARE_STATUS
+        && begin.get(..head.length).is_some_and(|block| one_field(block).is_some_and(<[u8]>::is_empty))
+}
+
+/// What comes after the first field of a block, by its form (RFC 7541 §6).
+fn one_field(mut block: &[u8]) -> Option<&[u8]> {
+    // The size of the table may be told anew before.
+    while *block.first()? & 0xe0 == 0x20 {
+        block = integer(block, 5)?.1;
+    }
+    match *block.first()? {
+        indexed if indexed & 0x80 != 0 => Some(integer(block, 7)?.1),
+        literal => {
+            let (name, rest) = integer(block, if literal & 0x40 != 0 { 6 } else { 4 })?;
+            text(if name == 0 { text(rest)? } else { rest })
+        }
+    }
+}
+
+/// What comes after a text.
+fn text(block: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = integer(block, 7)?;
+    rest.get(length..)
+}
+
+/// A number with a prefix of so many bits, and what comes after it.
+fn integer(block: &[u8], prefix: u32) -> Option<(usize, &[u8])> {
+    let (first, mut rest) = block.split_first()?;
+    let most = (1 << prefix) - 1;
+    let mut number = usize::from(*first) & most;
+    if number == most {
+        for shift in [0, 7, 14] {
+            let (next, after) = rest.split_first()?;
+            (number, rest) = (number + (usize::from(next & 0x7f) << shift), after);
+            if next & 0x80 == 0 {
+                return Some((number, rest));
+            }
+        }
+        return None;
+    }
+    Some((number, rest))
 }
 
 /// Where one direction of a connection is.
@@ -400,6 +469,24 @@ mod tests {
         }
         let Seen { oversize, refused, malformed, goodbye, .. } = traffic.seen();
         assert_eq!((oversize, refused, malformed, goodbye), (1, 1, 1, None));
+        // An answer of few bytes has fields that were sent before, and trailers may be even shorter.
+        for (kind, flags, stream, payload) in [
+            (HEADERS, END_HEADERS | END_STREAM, 11, &[0x89, 0xbf][..]),
+            (HEADERS, END_HEADERS, 13, &[0x88, 0xbf]),
+            (DATA, 0, 13, b"body"),
+            (HEADERS, END_HEADERS | END_STREAM, 13, &[0xbe]),
+            (HEADERS, END_HEADERS, 15, &[0x88, 0xbf]),
+            (DATA, END_STREAM, 15, b"body"),
+        ] {
+            traffic.sent(&frame(kind, flags, stream, payload)).unwrap();
+        }
+        assert_eq!((traffic.seen().oversize, traffic.answering.len()), (1, 0));
+        // What h2 says a second time, or after a change of the table's size.
+        for block in [&[0xbe][..], &[0x20, 0xff, 0x03], &[0x48, 0x82, 0x65, 0x07], &[0x08, 3, b'4', b'3', b'1']] {
+            let mut traffic = begun();
+            traffic.sent(&frame(HEADERS, END_HEADERS | END_STREAM, 17, block)).unwrap();
+            assert_eq!(traffic.seen().oversize, 1, "{block:?}");
+        }
         assert_eq!(traffic.goodbye(), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xb]));
         traffic.sent(&[0, 0]).unwrap();
         assert!(traffic.goodbye().is_empty(), "in the middle of a frame there is no room for another");
