@@ -9,12 +9,16 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use support::gateway::Running;
 use support::http2::{Client, whole};
 use support::logged::Logged;
 use support::pki::{Authority, TlsClient};
 use support::proxy::endless;
+use support::speaker::{
+    ACK, DATA, END_HEADERS, GOAWAY, HEADERS, NO_ERROR, PING, RST_STREAM, SETTINGS, Speaker, asks, block, frame,
+    get as get_frame,
+};
 use support::{Fake, header};
 use tempfile::TempDir;
 
@@ -212,4 +216,149 @@ async fn an_early_answer_reaches_the_client_though_the_request_goes_on() {
     let answer = whole(client.send(request).await).await;
     assert_eq!((answer.status, answer.text()), (StatusCode::OK, "hello"));
     assert_eq!(client.get("http://a/hello").await.text(), "hello");
+}
+
+/// A body of this size, in pieces.
+fn sized(bytes: usize) -> Body {
+    let piece = bytes::Bytes::from(vec![b'x'; 16 << 10]);
+    let pieces = (0..bytes >> 14).map(move |_| Ok::<_, std::io::Error>(piece.clone()));
+    Body::from_stream(futures_util::stream::iter(pieces))
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways_at_once() {
+    const SIZE: usize = 48 << 20;
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let client = Client::connect(target.address).await;
+    let request = Request::post("http://a/").header("content-length", SIZE).body(sized(SIZE)).unwrap();
+    let instance = async {
+        let mut wire = fake.accept().await;
+        let head = wire.head().await;
+        wire.put(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n")).await;
+        for _ in 0..SIZE >> 14 {
+            let piece = wire.take(16 << 10).await;
+            wire.put(piece).await;
+        }
+        head
+    };
+    let answer = async {
+        let mut body = client.send(request).await.into_body();
+        let mut came = 0;
+        while let Some(frame) = body.frame().await {
+            came += frame.unwrap().into_data().unwrap().len();
+        }
+        came
+    };
+    let (came, head) = tokio::join!(answer, instance);
+    assert_eq!((came, header(&head, "content-length")), (SIZE, Some(SIZE.to_string().as_str())));
+}
+
+#[tokio::test]
+async fn what_nobody_reads_stops_at_the_window() {
+    // The instance takes nothing, so the client can send no more than its window, whatever it has.
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "limits = { stream_window = \"32KiB\" }").await;
+    let mut client = Speaker::connect(target.address).await;
+    let window = client.until(SETTINGS).await.payload.chunks(6).find(|setting| setting[1] == 4).unwrap()[2..].to_vec();
+    assert_eq!(window, (32u32 << 10).to_be_bytes());
+    let asks = [asks("POST", "/"), vec![("content-length", "1000000")]].concat();
+    client.put(frame(HEADERS, END_HEADERS, 1, block(&asks))).await;
+    let _instance = fake.accept().await;
+    client.put(frame(DATA, 0, 1, [b'x'; 16 << 10])).await;
+    client.put(frame(DATA, 0, 1, [b'x'; 16 << 10])).await;
+    client.put(frame(PING, 0, 0, b"received")).await;
+    client.until(PING).await;
+    assert_eq!(target.lines().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_drain_lets_requests_in_flight_finish_and_takes_no_more() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut client = Speaker::connect(target.address).await;
+    client.put([get_frame(1, "/one"), get_frame(3, "/two")].concat()).await;
+    let (mut one, mut two) = (fake.accept().await, fake.accept().await);
+    one.head().await;
+    two.head().await;
+    target.server.drain();
+    let goodbye = client.until(GOAWAY).await;
+    assert_eq!(goodbye.number(4), NO_ERROR);
+    let ping = client.until(PING).await;
+    client.put(frame(PING, ACK, 0, ping.payload)).await;
+    let goodbye = client.until(GOAWAY).await;
+    assert_eq!((goodbye.number(0), goodbye.number(4)), (3, NO_ERROR), "it says up to where it serves");
+    client.put(get_frame(5, "/late")).await;
+    for (mut instance, stream) in [(two, 3), (one, 1)] {
+        instance.put(OK).await;
+        let answer = client.until(DATA).await;
+        assert_eq!((answer.stream, answer.payload), (stream, b"ok".to_vec()));
+    }
+    assert_eq!(client.rest().await.iter().filter(|frame| frame.kind == HEADERS).count(), 0);
+    target.server.closed().await;
+    assert_eq!(target.lines().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_reload_changes_what_is_asked_later_and_nothing_that_flows() {
+    let fake = Fake::new().await;
+    let routes = |body: &str| {
+        format!(
+            "[service.slow]\ninstances = [\"{}\"]\n[[route]]\nmatch = {{ path = \"/slow\" }}\nservice = \"slow\"\n\
+             [[route]]\nmatch = {{ path = \"/hello\" }}\nrespond = {{ body = \"{body}\" }}\n",
+            fake.address
+        )
+    };
+    let gateway = Running::start(&routes("hello")).await;
+    let client = Client::connect(gateway.address).await;
+    let flowing = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("http://a/slow").await }
+    });
+    let mut instance = fake.accept().await;
+    instance.head().await;
+    instance.put("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await;
+    assert_eq!(client.get("http://a/hello").await.text(), "hello");
+    assert_eq!(gateway.reload(&routes("adieu")).await.0, 200);
+    assert_eq!(client.get("http://a/hello").await.text(), "adieu");
+    instance.put("full").await;
+    assert_eq!(flowing.await.unwrap().text(), "halffull");
+}
+
+#[tokio::test]
+async fn a_request_for_another_listener_is_misdirected_and_ends_the_connection_in_peace() {
+    let (authority, directory) = (Authority::new("test authority"), TempDir::new().unwrap());
+    let certificate = authority.issue(&["a.example", "b.example"]).write(directory.path(), "both");
+    let listener = |name: &str| {
+        format!(
+            "[listener.{name}]\naddress = \"127.0.0.1:0\"\nhosts = [\"{name}.example\"]\ntls = {{ certificates = [{certificate}] }}\n"
+        )
+    };
+    let text = format!(
+        "access_log = {{ output = \"off\" }}\n[admin]\naddress = \"127.0.0.1:0\"\n{}{}{HELLO}",
+        listener("a"),
+        listener("b")
+    );
+    let gateway = Running::start_whole(&text).await;
+    let connection = TlsClient::new(&authority).offering(&["h2"]).connect(gateway.address, "a.example").await.unwrap();
+    let client = Client::secure(connection).await;
+    assert_eq!(client.get("https://a.example/hello").await.status, StatusCode::OK);
+    let answer = client.get("https://b.example/hello").await;
+    assert_eq!((answer.status, answer.headers.get("connection")), (StatusCode::MISDIRECTED_REQUEST, None));
+    let closed = tokio::time::timeout(Duration::from_secs(5), async {
+        while !client.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    closed.await.expect("a connection that is not to be used again is closed");
+}
+
+#[tokio::test]
+async fn an_early_answer_says_that_the_rest_of_the_request_is_not_wanted() {
+    let gateway = Running::start(HELLO).await;
+    let mut client = Speaker::connect(gateway.address).await;
+    client.put(frame(HEADERS, END_HEADERS, 1, block(&asks("POST", "/hello")))).await;
+    assert_eq!(client.until(DATA).await.payload, b"hello");
+    let reset = client.until(RST_STREAM).await;
+    assert_eq!((reset.stream, reset.number(0)), (1, NO_ERROR));
 }

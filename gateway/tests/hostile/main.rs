@@ -9,6 +9,7 @@ mod floods;
 mod framing;
 mod http2;
 mod http2_floods;
+mod http2_slowness;
 mod paths;
 mod slowness;
 mod smuggling;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use portcullis::Gateway;
 use portcullis::edge::Edge;
+use portcullis::server::Handle;
 use portcullis::workers::Workers;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::runtime::Handle;
+use tokio::runtime;
 
 use super::Wire;
 
@@ -18,6 +19,8 @@ pub struct Logged {
     pub gateway: Gateway,
     pub address: SocketAddr,
     pub log: PathBuf,
+    /// Drains it, if a test wants that.
+    pub server: Handle,
     _folder: TempDir,
 }
 
@@ -42,9 +45,9 @@ impl Logged {
         let workers = Workers::here();
         let socket = workers.bind(door.address.clone(), &["web"]).unwrap();
         let address = socket.address().tcp().expect("the listener is on a port");
-        gateway.go_live(plan, &Handle::current()).unwrap();
-        workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
-        Self { gateway, address, log, _folder: folder }
+        gateway.go_live(plan, &runtime::Handle::current()).unwrap();
+        let server = workers.open(socket, vec![Arc::new(Edge::new(door, gateway.observer()))]);
+        Self { gateway, address, log, server, _folder: folder }
     }
 
     /// One route `all`, for every path, to one instance. `settings` are the listener's.
