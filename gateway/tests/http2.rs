@@ -113,6 +113,8 @@ async fn an_instance_sees_a_request_of_http_1_1_with_its_host_and_one_cookie() {
         (&"HTTP/2".into(), &"Shop.Example:8080".into(), &"/orders".into(), &200.into()),
         "{line}"
     );
+    let counted = |version| target.number(&format!("portcullis_requests_by_protocol_total{{protocol=\"{version}\"}}"));
+    assert_eq!((counted("HTTP/2"), counted("HTTP/1.1")), (Some(1.0), Some(0.0)));
 }
 
 #[tokio::test]

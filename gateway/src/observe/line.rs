@@ -135,7 +135,8 @@ fn tries(out: &mut Vec<u8>, attempts: &[Attempt]) {
     out.push(b']');
 }
 
-fn protocol(version: Version) -> &'static str {
+/// What a version of HTTP is called.
+pub(super) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",

@@ -14,8 +14,8 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::numbers::{BUCKETS, Series, Totals};
-use super::{Config, Observer, process};
+use super::numbers::{BUCKETS, PROTOCOLS, Series, Totals};
+use super::{Config, Observer, line, process};
 use crate::plan::Plan;
 use crate::proxy::{Closed, Counts};
 use crate::proxy_protocol::Outcome;
@@ -99,6 +99,14 @@ impl Scrape {
                 let names = [("listener", listener), ("route", route), ("service", service)];
                 requests.counter(&(names, answered.labels()), number)?;
             }
+        }
+        let mut versions = page.family(
+            "portcullis_requests_by_protocol",
+            "Requests answered, by the version of HTTP that their clients spoke",
+            MetricType::Counter,
+        )?;
+        for (version, number) in PROTOCOLS.into_iter().zip(self.totals.protocols) {
+            versions.counter(&[("protocol", line::protocol(version))], number)?;
         }
         page.gauge("portcullis_requests_in_flight", "Requests that are not over yet", self.in_flight as i64)?;
         let mut clients =

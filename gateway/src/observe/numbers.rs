@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use portcullis_middleware::{Attempt, Cause, Exchange, RouteInfo};
 
 use super::Sink;
@@ -71,7 +71,14 @@ struct Books {
     names: HashMap<Arc<Names>, usize>,
     /// The series of all that have none of their own.
     other: Option<usize>,
+    protocols: Protocols,
 }
+
+/// How many requests came in each version of HTTP.
+pub(super) type Protocols = [u64; PROTOCOLS.len()];
+
+/// The versions that are told apart.
+pub(super) const PROTOCOLS: [Version; 3] = [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2];
 
 /// A listener, a route and a service. A request that found no route or no service has an empty name there.
 type Names = [Box<str>; 3];
@@ -105,6 +112,7 @@ pub(super) struct Series {
 pub(super) struct Totals {
     series: BTreeMap<Arc<Names>, Series>,
     overflow: u64,
+    pub(super) protocols: Protocols,
 }
 
 /// How a request was answered.
@@ -144,6 +152,8 @@ impl Numbers {
         let mut totals = Totals::default();
         for shard in self.shards.iter() {
             shard.read(|series| totals.add(series));
+            let counted = shard.books().protocols;
+            totals.protocols.iter_mut().zip(counted).for_each(|(ours, theirs)| *ours += theirs);
         }
         totals
     }
@@ -174,6 +184,9 @@ impl Shard {
         let mut books = self.books();
         // Whoever holds the books is alone with it, so there is no need to tell other processors.
         self.over.store(self.over.load(Relaxed) + 1, Relaxed);
+        if let Some(index) = PROTOCOLS.iter().position(|version| *version == end.protocol) {
+            books.protocols[index] += 1;
+        }
         let series = books.series_of(exchange);
         series.count_request(exchange.method(), end);
         attempts.iter().for_each(|attempt| series.count_attempt(attempt));
@@ -375,7 +388,6 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use http::Version;
     use portcullis_middleware::exchange::Arrival;
 
     use super::*;

@@ -64,11 +64,16 @@ fn explain(error: hyper::Error) -> BoxError {
     }
 }
 
+/// How much of an answer is handed over at once. A client that takes this much within the time that a body may stand
+/// still is slow, and no more than that; and nobody has more than this ahead of others who share the connection.
+const PIECE: usize = 16 * 1024;
+
 pin_project! {
     /// The body of an answer.
     pub(super) struct Outgoing<B> {
         #[pin]
         body: B,
+        rest: Bytes,
         bodiless: bool,
         _open: Open,
     }
@@ -77,33 +82,75 @@ pin_project! {
 impl<B> Outgoing<B> {
     /// `bodiless`: the answer has none, whatever this says. Over HTTP/1.1 hyper sees to that by itself.
     pub(super) fn new(body: B, bodiless: bool, open: Open) -> Self {
-        Self { body, bodiless, _open: open }
+        Self { body, rest: Bytes::new(), bodiless, _open: open }
     }
 }
 
-impl<B: HttpBody> HttpBody for Outgoing<B> {
-    type Data = B::Data;
+impl<B: HttpBody<Data = Bytes>> HttpBody for Outgoing<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if *this.bodiless {
             return Poll::Ready(None);
         }
         // hyper asks for more once the client has room for what it had before.
         pace::taken();
-        let frame = this.body.poll_frame(context);
-        if let Poll::Ready(Some(Ok(_))) = &frame {
-            pace::offered();
+        let mut data = std::mem::take(this.rest);
+        if data.is_empty() {
+            data = match ready!(this.body.poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            };
         }
-        frame
+        if data.len() > PIECE {
+            *this.rest = data.split_off(PIECE);
+        }
+        pace::offered();
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bodiless || self.body.is_end_stream()
+        self.bodiless || self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::server::Manners;
+    use crate::server::http2::course::Course;
+
+    #[tokio::test]
+    async fn a_long_answer_is_handed_over_in_pieces_and_ends_with_its_last() {
+        let open = || Course::begin(&Course::new(&Manners::default()).into());
+        let sent: Vec<u8> = (0..PIECE * 2 + 5).map(|at| at as u8).collect();
+        let mut body = Outgoing::new(Body::from(sent.clone()), false, open());
+        let mut came = Vec::new();
+        while !body.is_end_stream() {
+            assert_eq!(body.size_hint().exact(), Some((sent.len() - came.len()) as u64));
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE);
+            came.extend_from_slice(&piece);
+        }
+        assert!(came == sent && body.frame().await.is_none());
+        assert!(Outgoing::new(Body::from(sent), true, open()).is_end_stream());
     }
 }

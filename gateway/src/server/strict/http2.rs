@@ -103,3 +103,52 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 fn asked<B>(request: &Request<B>) -> Asked {
     Asked { method: request.method().as_str().into(), path: request.uri().path().into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Option<Fault> {
+        let request = build(Request::builder().version(http::Version::HTTP_2)).body(()).unwrap();
+        check(&request, 5, 40).err().map(|refusal| {
+            assert_eq!(refusal.version, http::Version::HTTP_2);
+            refusal.fault
+        })
+    }
+
+    #[test]
+    fn a_request_has_a_path_one_host_and_plain_values() {
+        let asks = |target: &'static str| move |builder: http::request::Builder| builder.uri(target);
+        assert_eq!(judged(asks("http://a/x?y")), None);
+        assert_eq!(judged(|builder| builder.method("OPTIONS").uri("*").header("host", "a")), None);
+        assert_eq!(judged(|builder| builder.uri("*").header("host", "a")), Some(Fault::Target));
+        assert_eq!(judged(asks("http://a/0123456789012345678901234567890123456789")), Some(Fault::UriTooLong));
+        assert_eq!(judged(|builder| builder.uri("http://a/").header("host", "A")), None);
+        assert_eq!(judged(|builder| builder.uri("http://a/").header("host", "b")), Some(Fault::Authority));
+        for (name, value, fault) in [
+            ("x", "a b", None),
+            ("x", "", None),
+            ("x", " a", Some(Fault::SpaceAroundValue)),
+            ("x", "a\t", Some(Fault::SpaceAroundValue)),
+            ("content-length", "7", None),
+            ("content-length", "07", Some(Fault::Length)),
+            ("content-length", "", Some(Fault::Length)),
+            ("content_length", "7", Some(Fault::LikeFraming)),
+            ("transfer_encoding", "chunked", Some(Fault::LikeFraming)),
+        ] {
+            assert_eq!(judged(|builder| builder.uri("http://a/").header(name, value)), fault, "{name}: {value:?}");
+        }
+        let many = |builder: http::request::Builder| (0..6).fold(builder, |builder, _| builder.header("x", "y"));
+        assert_eq!(judged(|builder| many(builder.uri("http://a/"))), Some(Fault::TooManyHeaders));
+    }
+
+    #[test]
+    fn crumbs_become_one_cookie_in_their_order() {
+        for (crumbs, cookie) in [(&["a=1", "b=2", "c=3; d=4"][..], "a=1; b=2; c=3; d=4"), (&["a=1"], "a=1")] {
+            let mut headers = HeaderMap::new();
+            crumbs.iter().for_each(|crumb| _ = headers.append(COOKIE, HeaderValue::from_static(crumb)));
+            join_cookies(&mut headers);
+            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [cookie]);
+        }
+    }
+}
