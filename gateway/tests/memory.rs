@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use support::Wire;
 use support::gateway::Running;
+use support::speaker::{HEADERS, Speaker, get};
 
 const MANY: usize = 300;
 
@@ -61,4 +62,20 @@ async fn an_idle_connection_costs_12_kib_and_a_half_sent_head_24() {
     assert_eq!(asked.len(), 4 * MANY);
     assert!(growth <= 12 << 10, "{} bytes per connection that rests after an answer", growth);
     assert!(each(resting, halves) <= 24 << 10, "{} bytes per half-sent head", each(resting, halves));
+
+    // HTTP/2 keeps its tables and buffers for as long as the connection is there.
+    drop((idle, half, asked));
+    let mut speakers = Vec::new();
+    for _ in 0..4 {
+        let begin = resident();
+        for _ in 0..MANY {
+            let mut client = Speaker::connect(gateway.address).await;
+            client.put(get(1, "/")).await;
+            client.until(HEADERS).await;
+            speakers.push(client);
+        }
+        growth = each(begin, resident());
+    }
+    println!("{growth} bytes per idle connection of HTTP/2");
+    assert!(growth <= 64 << 10, "{growth} bytes per idle connection of HTTP/2");
 }
