@@ -81,8 +81,8 @@ where
         let left = Box::pin(converse(stream, come, since, &peer, &**application, manners, &server.stop)).await;
         let Some(Left { io, ending }) = left else { return };
         match ending {
-            Ending::Rest(resting) => match rest(io, resting, manners.idle, &server.stop).await {
-                Some(woken) => ((stream, come), since) = (woken, resting),
+            Ending::Rest(resting, asked) => match rest(io, resting, manners.idle, &server.stop).await {
+                Some(woken) => ((stream, come), since, is_new) = (woken, resting, is_new && !asked),
                 None => return,
             },
             // Over TLS the version is agreed on in the handshake (RFC 9113 §3.2).
@@ -97,7 +97,6 @@ where
                 return Box::pin(part(io, &words)).await;
             }
         }
-        is_new = false;
     }
 }
 

@@ -31,6 +31,25 @@ async fn half_a_preface_is_answered_with_408_when_its_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_takes_a_while_to_begin_may_speak_it_all_the_same() {
+    // A connection that rests is left to a socket and a clock, and what comes then is its first word all the same.
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "").await;
+    let mut client = target.connect().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.put([PREFACE, &frame(SETTINGS, 0, 0, ""), &get(1, "/")].concat()).await;
+    let mut client = Speaker { wire: client };
+    assert_eq!(client.until(DATA).await.payload, b"ok");
+
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.take_until("\r\n\r\nok").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.put(PREFACE).await;
+    assert_eq!(refused(&mut client).await.0, 505);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_header_block_that_is_never_whole_ends_the_connection() {
     let fake = Fake::new().await;
     let target = Logged::before(fake.address, CLOCKS).await;
