@@ -207,6 +207,43 @@ async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
     assert_eq!(access_log.lines().count(), 1, "{access_log}");
 }
 
+#[tokio::test]
+async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
+    let fake = Fake::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    let toml = format!(
+        "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
+         [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
+        fake.address
+    );
+    std::fs::write(&file, toml).unwrap();
+    let mut gateway = Process::run(&file);
+    let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
+    gateway.says("the admin API listens").await;
+    let mut client = Wire::connect(address).await;
+    client.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    let mut instance = fake.accept().await;
+    instance.head().await;
+    instance.put("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    client.head().await;
+
+    gateway.signal("TERM");
+    gateway.says("draining").await;
+    client.put("still").await;
+    assert_eq!(instance.take(5).await, b"still");
+    instance.put("there").await;
+    assert_eq!(client.take(5).await, b"there");
+
+    gateway.signal("TERM");
+    assert_eq!((client.rest().await, instance.rest().await), (vec![], vec![]));
+    let (ended, access_log) = gateway.end().await;
+    assert!(ended.success(), "{ended}");
+    let line: serde_json::Value = serde_json::from_str(access_log.trim()).expect("one line");
+    assert_eq!((&line["status"], &line["cause"]), (&101.into(), &"draining".into()), "{line}");
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()), "{line}");
+}
+
 /// The gateway as a process of its own.
 struct Process {
     child: Child,

@@ -405,7 +405,10 @@ async fn a_tunnel_through_tls_on_both_sides_has_its_farewells() {
 #[tokio::test]
 async fn a_tunnel_in_an_axum_application_is_one_too() {
     let instance = Fake::new().await;
-    let text = format!("[listener.web]\naddress = \"127.0.0.1:0\"\n{}", route(&instance, "", ""));
+    let text = format!(
+        "access_log = {{ output = \"off\" }}\n[listener.web]\naddress = \"127.0.0.1:0\"\n{}",
+        route(&instance, "", "")
+    );
     let gateway = Gateway::from_toml("gateway.toml", &text, portcullis::plugins()).unwrap();
     let service = gateway.router("web").unwrap().into_make_service_with_connect_info::<std::net::SocketAddr>();
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

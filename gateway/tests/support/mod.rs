@@ -154,6 +154,13 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).await
     }
 
+    /// Reads a head and answers it, without a look at the body.
+    pub async fn answer_head(&mut self, answer: &str) -> String {
+        let head = self.head().await;
+        self.put(answer).await;
+        head
+    }
+
     /// Reads one request and answers it.
     pub async fn answer(&mut self, answer: &str) -> String {
         let head = self.head().await;
