@@ -9,15 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use portcullis::proxy::{Closed, Policy, Timeouts};
+use portcullis::admin::client;
+use portcullis::proxy::{Closed, Limits, Overrides, Policy, Timeouts};
 use portcullis::worker;
+use portcullis_middleware::Cause;
 use portcullis_middleware::layer::Hop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc;
 use tokio::task::coop::consume_budget;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 mod support;
 use support::gateway::Running;
@@ -317,6 +319,154 @@ async fn a_task_that_used_up_its_turn_misses_nothing() {
         assert_eq!(got.expect("it must not hang").unwrap(), 1 << 20, "{polls:03b} with {left} steps left");
     }
     assert_eq!(proxy.counts().created, 1);
+}
+
+/// A service of these instances, each with so much room.
+fn narrow(fakes: &[&Fake], limits: Limits) -> Proxy {
+    let addresses: Vec<_> = fakes.iter().map(|fake| fake.address).collect();
+    Proxy::limited(service(&addresses), Policy::default(), Overrides::default(), limits)
+}
+
+#[tokio::test]
+async fn who_finds_all_connections_in_use_waits_for_one_and_the_first_is_first() {
+    let fake = Fake::new().await;
+    let proxy = narrow(&[&fake], Limits { open: 1, ..Limits::default() });
+    let (one, _) = proxy.send(get("/1"));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    let [second, third, gone] = ["/2", "/3", "/gone"].map(|path| proxy.send(get(path)).0);
+    while proxy.counts().waiting < 3 {
+        tokio::task::yield_now().await;
+    }
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    assert_eq!(proxy.counts().waiting, 2);
+    wire.put(OK).await;
+    assert_eq!(text(one.await.unwrap()).await, "ok");
+    for (path, answer) in [("/2", second), ("/3", third)] {
+        assert!(wire.head().await.starts_with(&format!("GET {path} ")));
+        wire.put(OK).await;
+        assert_eq!(text(answer.await.unwrap()).await, "ok");
+    }
+    let counts = proxy.counts();
+    assert_eq!((counts.created, counts.reused, counts.open, counts.waiting, counts.refused), (1, 2, 1, 0, 0));
+    assert!(!fake.is_wanted().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_short_and_so_is_the_wait() {
+    let fake = Fake::new().await;
+    let limits = Limits { open: 1, waiting: 1, wait: Duration::from_secs(3), ..Limits::default() };
+    let proxy = narrow(&[&fake], limits);
+    let (_one, _) = proxy.send(get("/1"));
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    let begin = Instant::now();
+    let (second, _) = proxy.send(get("/2"));
+    while proxy.counts().waiting < 1 {
+        tokio::task::yield_now().await;
+    }
+    let third = proxy.send(get("/3")).0.await.unwrap();
+    assert_eq!((third.status().as_u16(), cause(&third), begin.elapsed().as_secs()), (503, Some(Cause::QueueFull), 0));
+    let second = second.await.unwrap();
+    assert_eq!((second.status().as_u16(), cause(&second), begin.elapsed().as_secs()), (503, Some(Cause::QueueFull), 3));
+    assert_eq!((proxy.counts().waiting, proxy.counts().refused), (0, 2));
+}
+
+#[tokio::test]
+async fn an_instance_without_room_gives_way_to_one_that_has_some() {
+    let fakes = [Fake::new().await, Fake::new().await];
+    let proxy = narrow(&[&fakes[0], &fakes[1]], Limits { open: 1, waiting: 0, ..Limits::default() });
+    let (_held, exchange) = proxy.send(get("/held"));
+    let (free, mut busy) = tokio::select! {
+        wire = fakes[0].accept() => (&fakes[1], wire),
+        wire = fakes[1].accept() => (&fakes[0], wire),
+    };
+    busy.head().await;
+    assert_eq!(exchange.attempts().len(), 1);
+    let (answer, _) = proxy.send(get("/first"));
+    let mut wire = free.accept().await;
+    wire.answer(OK).await;
+    assert_eq!(text(answer.await.unwrap()).await, "ok");
+    let mut tries = 0;
+    for _ in 0..4 {
+        let (answer, exchange) = proxy.send(get("/again"));
+        wire.answer(OK).await;
+        assert_eq!(text(answer.await.unwrap()).await, "ok");
+        tries += exchange.attempts().len();
+    }
+    assert_eq!((tries, proxy.counts().refused), (6, 2), "every other one asked the full one first");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_had_its_requests_is_closed() {
+    let fake = Fake::new().await;
+    let proxy = narrow(&[&fake], Limits { requests: Some(2), ..Limits::default() });
+    tokio::spawn(fake.answer(OK));
+    for _ in 0..5 {
+        assert_eq!(ask(&proxy, "/").await, "ok");
+    }
+    let counts = proxy.counts();
+    assert_eq!((counts.created, counts.reused, counts.open, counts.closed[Closed::Spent as usize]), (3, 2, 1, 2));
+}
+
+#[tokio::test]
+async fn the_file_says_how_many_connections_there_may_be() {
+    let fake = Fake::new().await;
+    let gateway = Running::start(&format!(
+        "[service.orders]\ninstances = [\"{}\"]\nconnections = {{ open = 1, waiting = 0 }}\n[[route]]\nservice = \"orders\"\n",
+        fake.address
+    ))
+    .await;
+    let mut client = Wire::connect(gateway.address).await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut wire = fake.accept().await;
+    wire.head().await;
+    let (status, body) = gateway.get("/").await;
+    assert!(status == 503 && body.contains("queue_full"), "{status} {body}");
+    wire.put(OK).await;
+    client.take_until("\r\n\r\nok").await;
+    let metrics = client::send(gateway.admin, "GET", "/metrics", &[], String::new()).await.unwrap().1;
+    for line in
+        ["portcullis_upstream_refused_total{service=\"orders\"} 1", "portcullis_upstream_waiting{service=\"orders\"} 0"]
+    {
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
+}
+
+/// Does something on a thread that has another place than this one. Threads that are no workers share a few places, so
+/// it may take more than one to find it.
+async fn elsewhere<F: Future>(act: impl Fn() -> F + Clone + Send + 'static) {
+    let here = worker::index();
+    let mut done = false;
+    while !done {
+        let act = act.clone();
+        let try_it = move || {
+            let elsewhere = worker::index() != here;
+            if elsewhere {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(act());
+            }
+            elsewhere
+        };
+        done = tokio::task::spawn_blocking(|| thread::spawn(try_it).join().unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_one_worker_makes_room_for_another_worker() {
+    let fake = Fake::new().await;
+    let proxy = Arc::new(narrow(&[&fake], Limits { open: 1, ..Limits::default() }));
+    tokio::spawn(fake.answer(OK));
+    assert_eq!(ask(&proxy, "/").await, "ok");
+    let other = proxy.clone();
+    elsewhere(move || {
+        let proxy = other.clone();
+        async move { assert_eq!(ask(&proxy, "/").await, "ok") }
+    })
+    .await;
+    let counts = proxy.counts();
+    assert_eq!((counts.created, counts.open, counts.closed[Closed::Surplus as usize]), (2, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

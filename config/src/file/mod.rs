@@ -25,7 +25,8 @@ pub(crate) use parse::Outline;
 pub use paths::{DotSegments, EncodedSlashes, Paths, RoutePaths, Slashes};
 pub use route::{Answer, ChainItem, Redirect, Respond, Route, RouteTimeouts, Scheme, Split, Sticky};
 pub use service::{
-    Balance, Health, Instance, Protocol, ProxyProtocol, Retry, RetryOn, Service, ServiceTimeouts, ServiceTls,
+    Balance, Health, Instance, Protocol, ProxyProtocol, Retry, RetryOn, Service, ServiceConnections, ServiceTimeouts,
+    ServiceTls,
 };
 
 /// Everything that one file says, in file order.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -37,6 +37,8 @@ pub struct Service {
     pub balance: Spanned<Balance>,
     /// Active checks of its instances.
     pub health: Option<Spanned<Health>>,
+    /// How many connections to each instance there may be, and how long they live.
+    pub connections: ServiceConnections,
     /// How long an attempt may take.
     pub timeouts: ServiceTimeouts,
     /// When a request is tried again on another instance. Default: only where nothing was sent.
@@ -189,6 +191,40 @@ fn five_seconds() -> Duration {
 
 fn one_second() -> Duration {
     Duration::from_secs(1)
+}
+
+/// Connections to an instance, of all workers together unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceConnections {
+    /// The most that are open at once. With fewer than there are workers, they take them from each other.
+    pub open: NonZeroUsize,
+    /// How many requests may wait for one when all are in use; any more are refused at once, with the cause `queue_full`.
+    pub waiting: usize,
+    /// How long a request waits for one before it is refused. `"0s"`: as long as it takes.
+    pub wait: Duration,
+    /// The most that a worker keeps when nobody uses them.
+    pub idle: usize,
+    /// How long one is kept that nobody uses. `"0s"`: for ever.
+    pub keep: Duration,
+    /// How old one becomes before it takes no further request. `"0s"`: as old as it likes.
+    pub age: Duration,
+    /// How many requests one takes. Default: as many as come.
+    pub requests: Option<NonZeroU64>,
+}
+
+impl Default for ServiceConnections {
+    fn default() -> Self {
+        Self {
+            open: NonZeroUsize::new(10_000).expect("it is more than 0"),
+            waiting: 1_000,
+            wait: Duration::from_secs(1),
+            idle: 256,
+            keep: Duration::from_secs(60),
+            age: Duration::from_secs(0),
+            requests: None,
+        }
+    }
 }
 
 /// Clocks of an attempt; `"0s"` turns one off.

@@ -177,6 +177,22 @@ impl Scrape {
         for (service, counts) in &self.connections {
             tunnels.gauge(&[("service", &**service)], counts.tunnels)?;
         }
+        let mut waiting = page.family(
+            "portcullis_upstream_waiting",
+            "Requests that wait for a connection to an instance",
+            MetricType::Gauge,
+        )?;
+        for (service, counts) in &self.connections {
+            waiting.gauge(&[("service", &**service)], counts.waiting)?;
+        }
+        let mut refused = page.family(
+            "portcullis_upstream_refused",
+            "Attempts given up because there was no connection in time, or too many waited",
+            MetricType::Counter,
+        )?;
+        for (service, counts) in &self.connections {
+            refused.counter(&[("service", &**service)], counts.refused)?;
+        }
         let mut created =
             page.family("portcullis_upstream_connections_created", "Connections opened", MetricType::Counter)?;
         for (service, counts) in &self.connections {

@@ -123,7 +123,7 @@ impl Message {
         };
         let introduction = self.introduction.as_deref();
         // What becomes a tunnel is no connection for others, and must not turn out to be stale.
-        let fresh = !turn.is_first || self.asked.is_some() || introduction.is_some();
+        let fresh = !turn.may_reuse || self.asked.is_some() || introduction.is_some();
         let way = connect(target, speak, timeouts, deadline, note.started(), fresh, introduction).await?;
         let (mut response, course) = match way {
             Way::Alone(lease) => {
@@ -274,8 +274,8 @@ impl Answering for &mut InFlight {
 /// Which of a request's attempts one is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
-    /// What is idle in the pools may be as stale as the connection that just broke, so another try takes a new one.
-    pub(super) is_first: bool,
+    /// A connection that is idle may do. It may be as stale as one that just broke, so the try after that takes a new one.
+    pub(super) may_reuse: bool,
     /// No other one can follow.
     pub(super) is_last: bool,
 }
@@ -355,10 +355,11 @@ async fn connect(
     let open = async {
         match introduction {
             None => target.pool.open(speak, limit).await,
-            Some(introduction) => target.pool.open_for(introduction).await,
+            Some(introduction) => target.pool.open_for(introduction, limit).await,
         }
     };
-    Box::pin(timeout(left.min(limit), open)).await.unwrap_or(Err(late))
+    let most = limit.saturating_add(target.pool.limits.wait);
+    Box::pin(timeout(left.min(most), open)).await.unwrap_or(Err(late))
 }
 
 /// The head of an answer, and what its body comes over.

@@ -13,7 +13,7 @@ pub enum Closed {
     Idle,
     /// It was too old.
     Age,
-    /// There were enough idle ones.
+    /// There were enough idle ones, or it made room for another worker's.
     Surplus,
     /// Its instance is not in use any more.
     Unused,
@@ -27,11 +27,13 @@ pub enum Closed {
     Once,
     /// It ended as a tunnel for another protocol.
     Tunnel,
+    /// It has had as many exchanges as it may.
+    Spent,
 }
 
 impl Closed {
     /// Every reason.
-    pub const ALL: [Closed; 10] = [
+    pub const ALL: [Closed; 11] = [
         Closed::Peer,
         Closed::Idle,
         Closed::Age,
@@ -42,6 +44,7 @@ impl Closed {
         Closed::Silent,
         Closed::Once,
         Closed::Tunnel,
+        Closed::Spent,
     ];
 
     /// Its name as a metric's label.
@@ -57,6 +60,7 @@ impl Closed {
             Closed::Silent => "silent",
             Closed::Once => "once",
             Closed::Tunnel => "tunnel",
+            Closed::Spent => "requests",
         }
     }
 }
@@ -72,6 +76,8 @@ pub(super) struct Counters {
     streams: AtomicI64,
     /// Tunnels that this worker opened less those that it closed.
     tunnels: AtomicI64,
+    waiting: AtomicI64,
+    refused: AtomicU64,
     closed: [AtomicU64; Closed::ALL.len()],
 }
 
@@ -90,6 +96,10 @@ pub struct Counts {
     pub streams: i64,
     /// How many of the open ones are tunnels.
     pub tunnels: i64,
+    /// How many requests wait for a connection.
+    pub waiting: i64,
+    /// How many attempts were given up because there was none in time, or too many waited.
+    pub refused: u64,
     /// How many were closed, for each of [`Closed::ALL`].
     pub closed: [u64; Closed::ALL.len()],
 }
@@ -127,6 +137,21 @@ impl Counters {
         self.streams.fetch_sub(1, Relaxed);
     }
 
+    /// A request waits for a connection.
+    pub(super) fn begin_to_wait(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+    }
+
+    /// It waits no more.
+    pub(super) fn end_to_wait(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+
+    /// It gets none.
+    pub(super) fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
     /// A connection was closed.
     pub(super) fn close(&self, reason: Closed) {
         self.open.fetch_sub(1, Relaxed);
@@ -141,6 +166,8 @@ impl Counters {
             sum.open += counters.open.load(Relaxed);
             sum.streams += counters.streams.load(Relaxed);
             sum.tunnels += counters.tunnels.load(Relaxed);
+            sum.waiting += counters.waiting.load(Relaxed);
+            sum.refused += counters.refused.load(Relaxed);
             for (sum, closed) in sum.closed.iter_mut().zip(&counters.closed) {
                 *sum += closed.load(Relaxed);
             }

@@ -19,6 +19,8 @@ pub(super) struct Failure {
 pub(super) enum Fault {
     /// Nothing: there was no connection.
     Connect,
+    /// Nothing: it has as many connections as it may have, and all were in use.
+    Full,
     /// Nothing: the connection was gone before anything was written to it, or the instance says that it did not look at
     /// the request.
     Unsent,

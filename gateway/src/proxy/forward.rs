@@ -138,21 +138,31 @@ fn rehearsal(
 async fn forward(table: &Table, terms: &Terms, message: &mut Message) -> Result<Response, Rejection> {
     let (timeouts, retry) = (terms.timeouts(table.policy()), terms.retry(table.policy()));
     let mut tried = Vec::new();
-    let mut pause = false;
+    let (mut pause, mut full) = (false, None);
     loop {
         let next = table.pick(&tried)?;
+        // Others may have room. Who has none was waited for already.
+        if let Some(failure) = full
+            && tried.contains(&next)
+        {
+            return Err(Failure::into(failure));
+        }
         if pause || tried.contains(&next) {
             tokio::time::sleep(retry.wait(tried.len() as u32 + 1)).await;
         }
         let another = retry.attempts > tried.len() as u32 + 1;
-        let turn = Turn { is_first: tried.is_empty(), is_last: !another };
+        let turn = Turn { may_reuse: tried.is_empty() || full.is_some(), is_last: !another };
+        full = None;
         match message.send(table, next, &timeouts, turn).await {
             Ok(answer) if another && is_unwelcome(retry, message, answer.status()) => {
                 answer.discard();
                 pause = true;
             }
             Ok(answer) => return Ok(message.answer(answer, &timeouts)),
-            Err(failure) if another && is_harmless(retry, message, failure) => pause = false,
+            Err(failure) if another && is_harmless(retry, message, failure) => {
+                pause = false;
+                full = (failure.fault == Fault::Full).then_some(failure);
+            }
             Err(failure) => return Err(failure.into()),
         }
         tried.push(next);
@@ -178,7 +188,7 @@ impl Terms {
 fn is_harmless(retry: &Retry, message: &Message, failure: Failure) -> bool {
     let allowed = match failure.fault {
         Fault::Unsent => true,
-        Fault::Connect => retry.connect,
+        Fault::Connect | Fault::Full => retry.connect,
         Fault::Stale => message.repeats,
         Fault::Reset => message.repeats && retry.reset,
         Fault::Timeout | Fault::BadAnswer | Fault::Client => false,

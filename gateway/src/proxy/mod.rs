@@ -14,6 +14,7 @@ pub mod headers;
 mod policy;
 mod pool;
 mod rehearsal;
+mod room;
 mod sharing;
 mod tunnel;
 mod upload;

@@ -8,6 +8,7 @@ use portcullis_config::Protocol;
 use portcullis_config::file::{self, RetryOn};
 use portcullis_config::units;
 
+use super::pool::Limits;
 use crate::tls;
 
 /// How a service wants to be talked to.
@@ -25,6 +26,8 @@ pub struct Policy {
     pub protocol: Protocol,
     /// What they are told of the client before anything else, if they want that.
     pub proxy_protocol: Option<file::ProxyProtocol>,
+    /// How many connections to each there may be.
+    pub limits: Limits,
 }
 
 /// Which `Host` an instance sees.
@@ -112,6 +115,7 @@ impl From<&file::Service> for Policy {
             tls: None,
             protocol: service.protocol.value,
             proxy_protocol: service.proxy_protocol.as_ref().map(|version| version.value),
+            limits: Limits::from(&service.connections),
         }
     }
 }

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
-use portcullis_config::Protocol;
+use portcullis_config::{Protocol, ServiceConnections};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,8 @@ pub use super::counts::{Closed, Counts};
 use super::connection::http2::Pings;
 use super::connection::{Connection, Connector, Speak, State};
 use super::counts::Counters;
+use super::policy::{NEVER, Policy};
+use super::room::{Permit, Queue, Room};
 use super::sharing::Sharing;
 use crate::registry::Address;
 use crate::tls;
@@ -40,26 +43,54 @@ const PORTION: usize = 16;
 /// With more services than this, the counts of those are let go that no plan and no request uses any more.
 const COUNTED: usize = 1024;
 
-/// How many connections are kept, and how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many connections to an instance there may be, how many are kept, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
+    /// The most that are open at once, of all workers.
+    pub open: usize,
+    /// How many requests may wait for one.
+    pub waiting: usize,
+    /// How long one may wait.
+    pub wait: Duration,
     /// The most that are kept idle per instance and worker.
     pub idle: usize,
     /// How long one is kept idle.
     pub idle_timeout: Duration,
     /// How old one may become and still begin another exchange.
     pub age: Option<Duration>,
+    /// How many exchanges one may have.
+    pub requests: Option<u64>,
     /// When one that is shared is asked whether it is still there.
     pub pings: Pings,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { idle: 256, idle_timeout: Duration::from_secs(60), age: None, pings: Pings::default() }
+        Self::from(&ServiceConnections::default())
+    }
+}
+
+impl From<&ServiceConnections> for Limits {
+    fn from(said: &ServiceConnections) -> Self {
+        Self {
+            open: said.open.get(),
+            waiting: said.waiting,
+            wait: said.wait.limit().unwrap_or(NEVER),
+            idle: said.idle,
+            idle_timeout: said.keep.limit().unwrap_or(NEVER),
+            age: said.age.limit(),
+            requests: said.requests.map(NonZeroU64::get),
+            pings: Pings::default(),
+        }
     }
 }
 
 impl Limits {
+    /// Whether a connection has had as many exchanges as it may.
+    pub(super) fn is_spent(&self, exchanges: u64) -> bool {
+        self.requests.is_some_and(|most| exchanges >= most)
+    }
+
     /// Whether a connection that was opened then is too old for another exchange.
     pub(super) fn is_old(&self, opened: Instant, now: Instant) -> bool {
         self.age.is_some_and(|age| now.duration_since(opened) >= age)
@@ -71,13 +102,12 @@ impl Limits {
 /// Plans come and go; an instance's pools stay as long as a plan or a request holds them.
 #[derive(Debug, Default)]
 pub struct Pools {
-    limits: Limits,
     state: Mutex<Known>,
     tending: OnceLock<AbortOnDropHandle<()>>,
 }
 
-/// The service, the address, how hands are shaken there, and what is spoken.
-type Key = (Arc<str>, Address, Option<Arc<tls::Upstream>>, Protocol);
+/// The service, the address, how hands are shaken there, what is spoken, and how many connections there may be.
+type Key = (Arc<str>, Address, Option<Arc<tls::Upstream>>, Protocol, Limits);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -86,25 +116,16 @@ struct Known {
 }
 
 impl Pools {
-    /// Pools with these limits each.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
-    /// An instance of a service.
-    pub(super) fn endpoint(
-        &self,
-        service: &Arc<str>,
-        address: &Address,
-        tls: Option<&Arc<tls::Upstream>>,
-        protocol: Protocol,
-    ) -> Arc<Endpoint> {
+    /// An instance of a service that wants to be talked to like this.
+    pub(super) fn endpoint(&self, service: &Arc<str>, address: &Address, policy: &Policy) -> Arc<Endpoint> {
         let Known { endpoints, counters } = &mut *self.known();
-        let key = (service.clone(), address.clone(), tls.cloned(), protocol);
+        let (tls, protocol, limits) = (policy.tls.clone(), policy.protocol, policy.limits);
+        let key = (service.clone(), address.clone(), tls.clone(), protocol, limits);
         let endpoint = endpoints.entry(key).or_insert_with(|| {
             Arc::new(Endpoint {
-                connector: Arc::new(Connector::new(address.clone(), tls.cloned(), protocol)),
-                limits: self.limits,
+                connector: Arc::new(Connector::new(address.clone(), tls, protocol)),
+                limits,
+                room: Arc::new(Room::new(&limits)),
                 counters: counters.entry(service.clone()).or_default().clone(),
                 pools: Sharded::new(),
             })
@@ -165,17 +186,20 @@ impl Pools {
 pub(super) struct Endpoint {
     connector: Arc<Connector>,
     limits: Limits,
+    room: Arc<Room>,
     counters: Arc<Sharded<Counters>>,
     pools: Sharded<Arc<Pool>>,
 }
 
 impl Endpoint {
     /// This worker's connections.
-    pub(super) fn pool(&self) -> Arc<Pool> {
+    pub(super) fn pool(self: &Arc<Self>) -> Arc<Pool> {
         let pool = self.pools.mine_or(|| {
             Arc::new(Pool {
                 connector: self.connector.clone(),
                 limits: self.limits,
+                endpoint: Arc::downgrade(self),
+                room: self.room.clone(),
                 counters: self.counters.clone(),
                 idle: Mutex::default(),
                 sharing: Mutex::default(),
@@ -183,6 +207,11 @@ impl Endpoint {
             })
         });
         pool.clone()
+    }
+
+    /// The connections of every worker that has had any.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.iter()
     }
 
     pub(super) fn connector(&self) -> &Connector {
@@ -204,13 +233,24 @@ impl Endpoint {
 pub(super) struct Pool {
     pub(super) connector: Arc<Connector>,
     pub(super) limits: Limits,
+    /// Whose connections to the same instance others have.
+    pub(super) endpoint: Weak<Endpoint>,
+    pub(super) room: Arc<Room>,
     counters: Arc<Sharded<Counters>>,
-    /// The one used last is on top. Never locked while anything waits.
-    idle: Mutex<Vec<Kept>>,
+    /// Never locked while anything waits.
+    idle: Mutex<Idle>,
     /// Those that many requests share, and who waits for one. Never locked while anything waits.
     pub(super) sharing: Mutex<Sharing>,
     /// Where TLS decides what is spoken: it was HTTP/1.1 last.
     pub(super) keeps_to_http1: AtomicBool,
+}
+
+/// Connections that nobody uses, and who waits for one.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    /// The one used last is on top.
+    kept: Vec<Kept>,
+    pub(super) queue: Queue,
 }
 
 /// A connection in a pool's books.
@@ -219,6 +259,8 @@ struct Kept {
     connection: Connection,
     opened: Instant,
     since: Instant,
+    exchanges: u64,
+    permit: Permit,
 }
 
 impl Pool {
@@ -230,7 +272,7 @@ impl Pool {
     /// A connection that was open already, if there is a good one.
     pub(super) fn reuse(self: &Arc<Self>, now: Instant) -> Option<Lease> {
         loop {
-            let mut kept = self.idle().pop()?;
+            let mut kept = self.idle().kept.pop()?;
             match self.reason_to_close(&mut kept, now) {
                 None => {
                     self.count().reuse();
@@ -242,33 +284,43 @@ impl Pool {
     }
 
     /// Takes up a new connection.
-    pub(super) fn begin(self: &Arc<Self>, connection: Connection) -> Lease {
+    pub(super) fn begin(self: &Arc<Self>, connection: Connection, permit: Permit) -> Lease {
         self.count().create();
         let now = Instant::now();
-        self.lease(Kept { connection, opened: now, since: now }, false)
+        self.lease(Kept { connection, opened: now, since: now, exchanges: 0, permit }, false)
     }
 
     /// Takes up a new connection that is closed after one exchange.
-    pub(super) fn begin_once(self: &Arc<Self>, connection: Connection) -> Lease {
-        let mut lease = self.begin(connection);
+    pub(super) fn begin_once(self: &Arc<Self>, connection: Connection, permit: Permit) -> Lease {
+        let mut lease = self.begin(connection, permit);
         lease.once = true;
         lease
     }
 
-    fn lease(self: &Arc<Self>, kept: Kept, reused: bool) -> Lease {
+    fn lease(self: &Arc<Self>, mut kept: Kept, reused: bool) -> Lease {
+        kept.exchanges += 1;
         Lease { kept: Some(kept), pool: self.clone(), reused, once: false, tunnel: false }
     }
 
     /// Takes back a connection that is ready for another exchange.
-    fn keep(&self, mut kept: Kept, now: Instant) {
+    fn keep(self: &Arc<Self>, mut kept: Kept, now: Instant) {
         if self.is_old(&kept, now) {
             return self.count().close(Closed::Age);
+        }
+        if self.limits.is_spent(kept.exchanges) {
+            return self.count().close(Closed::Spent);
         }
         kept.since = now;
         let surplus = {
             let mut idle = self.idle();
-            if idle.len() < self.limits.idle {
-                idle.push(kept);
+            if !idle.queue.is_empty() {
+                match idle.queue.serve(self.lease(kept, true)).and_then(Lease::unused) {
+                    None => return self.count().reuse(),
+                    Some(unwanted) => kept = unwanted,
+                }
+            }
+            if idle.kept.len() < self.limits.idle && !self.room.is_wanted() {
+                idle.kept.push(kept);
                 return;
             }
             kept
@@ -299,7 +351,7 @@ impl Pool {
 
     /// How many connections nobody uses.
     fn resting(&self) -> usize {
-        self.idle().len() + self.resting_shared()
+        self.idle().kept.len() + self.resting_shared()
     }
 
     /// Goes from the bottom to the top, where the worker is busy, and lets go of the lock
@@ -309,7 +361,7 @@ impl Pool {
         loop {
             let mut reasons = Vec::new();
             let closing: Vec<Kept> = {
-                let mut idle = self.idle();
+                let idle = &mut self.idle().kept;
                 let to = idle.len().min(from + PORTION);
                 if from >= to {
                     return;
@@ -328,9 +380,22 @@ impl Pool {
         }
     }
 
+    /// Closes the connection that nobody has used for longest, since another worker wants one.
+    pub(super) fn close_one(&self) {
+        let mut idle = self.idle();
+        if idle.kept.is_empty() {
+            drop(idle);
+            return self.close_one_shared();
+        }
+        let oldest = idle.kept.remove(0);
+        drop(idle);
+        drop(oldest);
+        self.count().close(Closed::Surplus);
+    }
+
     fn clear(&self) {
         self.clear_shared();
-        let all = std::mem::take(&mut *self.idle());
+        let all = std::mem::take(&mut self.idle().kept);
         for _ in all {
             self.count().close(Closed::Unused);
         }
@@ -344,7 +409,7 @@ impl Pool {
         &self.counters
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
+    pub(super) fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -381,6 +446,20 @@ impl Lease {
     /// The connection itself.
     pub(super) fn connection(&mut self) -> &mut Connection {
         &mut self.kept.as_mut().expect("only `release` takes it, and consumes the lease").connection
+    }
+
+    /// The connection, if nothing was done with it.
+    fn unused(mut self) -> Option<Kept> {
+        let mut kept = self.kept.take()?;
+        kept.exchanges -= 1;
+        Some(kept)
+    }
+
+    /// Closes the connection, so that there is room for another.
+    pub(super) fn make_room(mut self) -> Option<Permit> {
+        let kept = self.kept.take()?;
+        self.pool.count().close(Closed::Surplus);
+        Some(kept.permit)
     }
 
     /// Gives the connection back for another exchange. Request and answer must have been read to their ends.

@@ -22,6 +22,7 @@ use super::connection::{Fresh, Outgoing, Speak};
 use super::failure::{Failure, Fault};
 use super::policy::NEVER;
 use super::pool::{Closed, Lease, Pool};
+use super::room::{Claim, Permit};
 use crate::proxy_protocol::Introduction;
 
 /// How many connections to one instance a worker opens at most, and how many attempts to open one it has at a time.
@@ -52,7 +53,7 @@ struct Held {
     opened: Instant,
     /// Since when it has had no stream, if it has none.
     since: Instant,
-    used: bool,
+    exchanges: u64,
 }
 
 /// What somebody who waited gets.
@@ -61,6 +62,13 @@ enum Granted {
     /// The instance speaks HTTP/1.1, so everybody needs a connection for themselves.
     Alone,
     Failed(Failure),
+}
+
+/// What comes of an attempt to open a connection.
+enum Opened {
+    /// The instance speaks HTTP/1.1.
+    Alone(Lease),
+    Shared(Session, Driver, Permit),
 }
 
 /// What a request is sent over.
@@ -107,39 +115,62 @@ impl Pool {
     /// A new connection, or a stream on one that others open or use. Opening one may take as long as `limit`.
     pub(super) async fn open(self: &Arc<Self>, speak: Speak, limit: Duration) -> Result<Way, Failure> {
         if speak == Speak::Http1 || speak == Speak::Negotiated && self.keeps_to_http1.load(Relaxed) {
-            return self.open_alone(speak).await;
+            return self.open_alone(speak, limit).await;
         }
         match self.wait(limit).await {
             Granted::Place(place) => Ok(Way::Shared(place)),
             Granted::Failed(failure) => Err(failure),
             Granted::Alone => match self.reuse(Instant::now()) {
                 Some(lease) => Ok(Way::Alone(lease)),
-                None => self.open_alone(speak).await,
+                None => self.open_alone(speak, limit).await,
             },
         }
     }
 
     /// A new connection that begins with an introduction. It is its client's alone, and is not used again.
-    pub(super) async fn open_for(self: &Arc<Self>, introduction: &Introduction) -> Result<Way, Failure> {
-        match self.connector.connect(Speak::Http1, Some(introduction)).await? {
-            Fresh::Http1(connection) => Ok(Way::Alone(self.begin_once(connection))),
+    pub(super) async fn open_for(
+        self: &Arc<Self>,
+        introduction: &Introduction,
+        limit: Duration,
+    ) -> Result<Way, Failure> {
+        let permit = match self.claim().await? {
+            Claim::Connection(lease) => lease.make_room(),
+            Claim::Room(permit) => Some(permit),
+        };
+        let permit = permit.ok_or(Failure::new(Fault::Full, Cause::QueueFull))?;
+        match self.connect(Speak::Http1, Some(introduction), limit).await? {
+            Fresh::Http1(connection) => Ok(Way::Alone(self.begin_once(connection, permit))),
             // Nobody asked for it.
             Fresh::Http2(..) => Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse)),
         }
     }
 
-    async fn open_alone(self: &Arc<Self>, speak: Speak) -> Result<Way, Failure> {
-        match self.connector.connect(speak, None).await? {
-            Fresh::Http1(connection) => Ok(Way::Alone(self.begin(connection))),
+    async fn open_alone(self: &Arc<Self>, speak: Speak, limit: Duration) -> Result<Way, Failure> {
+        let permit = match self.claim().await? {
+            Claim::Connection(lease) => return Ok(Way::Alone(lease)),
+            Claim::Room(permit) => permit,
+        };
+        match self.connect(speak, None, limit).await? {
+            Fresh::Http1(connection) => Ok(Way::Alone(self.begin(connection, permit))),
             // The instance has learned it since.
             Fresh::Http2(session, driver) => {
                 self.keeps_to_http1.store(false, Relaxed);
                 let gone = Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
                 let mut sharing = self.sharing();
-                self.adopt(&mut sharing, session, driver);
+                self.adopt(&mut sharing, session, driver, permit);
                 self.admit(&mut sharing, Instant::now()).map(Way::Shared).ok_or(gone)
             }
         }
+    }
+
+    async fn connect(
+        &self,
+        speak: Speak,
+        introduction: Option<&Introduction>,
+        limit: Duration,
+    ) -> Result<Fresh, Failure> {
+        let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
+        timeout(limit, self.connector.connect(speak, introduction)).await.unwrap_or(Err(late))
     }
 
     /// Waits for a place on a shared connection, and has one opened if need be.
@@ -172,12 +203,17 @@ impl Pool {
                 sharing.retire(index, Closed::Age);
                 continue;
             }
+            if self.limits.is_spent(held.exchanges) {
+                sharing.retire(index, Closed::Spent);
+                continue;
+            }
             // RFC 9113 §6.8: what comes after a GOAWAY nobody would answer.
             let Some(opening) = held.session.open() else {
                 sharing.retire(index, Closed::Peer);
                 continue;
             };
-            let reused = mem::replace(&mut held.used, true);
+            let reused = held.exchanges > 0;
+            held.exchanges += 1;
             self.count().enter();
             if reused {
                 self.count().reuse();
@@ -202,27 +238,33 @@ impl Pool {
         let pool = self.clone();
         let speak = if self.connector.speak(false) == Speak::Negotiated { Speak::Negotiated } else { Speak::Http2 };
         tokio::spawn(async move {
-            let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
-            let opened = timeout(limit, pool.connector.connect(speak, None)).await.unwrap_or(Err(late));
+            let opened = match pool.claim().await {
+                Ok(Claim::Room(permit)) => pool.connect(speak, None, limit).await.map(|fresh| match fresh {
+                    Fresh::Http1(connection) => Opened::Alone(pool.begin(connection, permit)),
+                    Fresh::Http2(session, driver) => Opened::Shared(session, driver, permit),
+                }),
+                Ok(Claim::Connection(lease)) => Ok(Opened::Alone(lease)),
+                Err(failure) => Err(failure),
+            };
             pool.opened(opened);
         });
     }
 
     /// An attempt to open a connection is over.
-    fn opened(self: &Arc<Self>, opened: Result<Fresh, Failure>) {
+    fn opened(self: &Arc<Self>, opened: Result<Opened, Failure>) {
         let mut sharing = self.sharing();
         sharing.opening -= 1;
         match opened {
-            Ok(Fresh::Http2(session, driver)) => {
-                self.adopt(&mut sharing, session, driver);
+            Ok(Opened::Shared(session, driver, permit)) => {
+                self.adopt(&mut sharing, session, driver, permit);
                 drop(sharing);
                 self.serve();
             }
-            Ok(Fresh::Http1(connection)) => {
+            Ok(Opened::Alone(lease)) => {
                 self.keeps_to_http1.store(true, Relaxed);
                 let waiting = mem::take(&mut sharing.waiting);
                 drop(sharing);
-                self.begin(connection).release(Instant::now());
+                lease.release(Instant::now());
                 waiting.into_iter().for_each(|waiting| _ = waiting.send(Granted::Alone));
             }
             // While others are open or about to be, there is something to wait for.
@@ -236,16 +278,17 @@ impl Pool {
     }
 
     /// Takes a new connection into the books, and has a task drive it.
-    fn adopt(self: &Arc<Self>, sharing: &mut Sharing, session: Session, driver: Driver) {
+    fn adopt(self: &Arc<Self>, sharing: &mut Sharing, session: Session, driver: Driver, permit: Permit) {
         self.count().create();
         sharing.room = session.room();
         let now = Instant::now();
-        sharing.open.push(Held { session, opened: now, since: now, used: false });
+        sharing.open.push(Held { session, opened: now, since: now, exchanges: 0 });
         let (pool, pings) = (Arc::downgrade(self), self.limits.pings);
         let counters = self.counters().clone();
         tokio::spawn(async move {
             let pulse = driver.pulse().clone();
             let reason = driver.run(pings).await;
+            drop(permit);
             counters.mine().close(reason);
             if let Some(pool) = pool.upgrade() {
                 pool.sharing().open.retain(|held| !Arc::ptr_eq(held.session.pulse(), &pulse));
@@ -291,6 +334,14 @@ impl Pool {
             } else if is_idle && now.duration_since(held.since) >= self.limits.idle_timeout {
                 sharing.retire(index, Closed::Idle);
             }
+        }
+    }
+
+    /// Closes one that nobody uses, since another worker wants a connection.
+    pub(super) fn close_one_shared(&self) {
+        let mut sharing = self.sharing();
+        if let Some(index) = sharing.open.iter().position(|held| held.session.pulse().streams() == 0) {
+            sharing.retire(index, Closed::Surplus);
         }
     }
 
@@ -347,6 +398,8 @@ impl Drop for Visit {
         };
         if someone_waits {
             self.pool.serve();
+        } else if left == 0 && self.pool.room.is_wanted() {
+            self.pool.close_one_shared();
         }
     }
 }

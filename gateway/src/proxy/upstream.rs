@@ -105,8 +105,7 @@ struct Roll {
 
 impl Roll {
     fn new(service: &Arc<str>, snapshot: Arc<Snapshot>, policy: &Policy, pools: &Pools) -> Self {
-        let endpoint =
-            |instance: &Instance| pools.endpoint(service, &instance.address, policy.tls.as_ref(), policy.protocol);
+        let endpoint = |instance: &Instance| pools.endpoint(service, &instance.address, policy);
         let endpoints = snapshot.instances.iter().map(endpoint).collect();
         Self { snapshot, endpoints }
     }

@@ -39,7 +39,7 @@ impl Proxy {
     }
 
     pub(crate) fn limited(service: Arc<LiveService>, policy: Policy, overrides: Overrides, limits: Limits) -> Self {
-        let pools = Arc::new(Pools::new(limits));
+        let (pools, policy) = (Arc::new(Pools::default()), Policy { limits, ..policy });
         let upstream = Arc::new(Upstream::new("orders", service, policy, pools.clone()));
         Self { forward: Arc::new(Forward::new(Service::Fixed(upstream), overrides)), pools }
     }

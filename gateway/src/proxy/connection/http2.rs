@@ -61,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 ///
 /// Servers of gRPC take it amiss to be asked more than once in five minutes while they send nothing, and close the
 /// connection. So a silent one is asked soon, and then again seldom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pings {
     /// After how long without a part of an answer it is asked whether it is there.
     pub quiet: Duration,
