@@ -112,6 +112,6 @@ fn types_of_one_name_do_not_mix() {
 fn what_is_not_served_yet_says_so() {
     let schema = whole();
     let about = |table: &str, key: &str| schema["definitions"][table]["properties"][key]["description"].to_string();
-    assert!(about("Listener", "proxy_protocol").contains("does not serve it yet"));
+    assert!(about("Service", "health").contains("does not serve it yet"));
     assert!(about("Service", "balance").starts_with("\"How an instance is picked"));
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::app::App;
+use portcullis::explain::{Asked, explain};
 use portcullis::workers::Workers;
 use portcullis::{Gateway, plugins};
 use serde_json::Value;
@@ -135,6 +136,25 @@ async fn a_trusted_unix_peer_may_speak_the_proxy_protocol() {
     let (_, answer) = ask(&socket, line, "GET /secure").await;
     assert_eq!(support::header(&answer, "location"), Some("http://shop.example:8443/there"));
     assert_eq!(got(&told(&socket, "PROXY UNKNOWN\r\n", "GET /").await, "x-forwarded-for"), ["unknown"]);
+}
+
+#[tokio::test]
+async fn explain_asks_whom_a_proxy_names_where_clients_have_no_address() {
+    let (_directory, socket) = place();
+    let text = file("trusted_proxies = [\"unix:\"]", &socket, "").await;
+    let gateway = Gateway::from_toml("gateway.toml", &text, plugins()).unwrap_or_else(|_| panic!("{text}"));
+    let mut asked = Asked {
+        method: "GET".into(),
+        url: "http://shop.example/office".into(),
+        headers: Vec::new(),
+        client: None,
+        listener: Some("local".into()),
+    };
+    let refused = explain(&gateway.plan(), &asked).await.unwrap_err();
+    assert!(refused.contains("listener `local` is at a unix socket") && refused.contains("--client"), "{refused}");
+    asked.client = Some("203.0.113.9".parse().unwrap());
+    let explained = explain(&gateway.plan(), &asked).await.unwrap();
+    assert_eq!((explained.answer.status, explained.client.address.to_string()), (200, "203.0.113.9".into()));
 }
 
 #[tokio::test]

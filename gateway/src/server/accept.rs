@@ -2,7 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -16,7 +17,7 @@ use crate::workers::Crew;
 pub(crate) fn open<A: Application>(socket: Socket, crew: Arc<Crew>, applications: Vec<Arc<A>>) -> Handle {
     let Socket { address, ears, file } = socket;
     let server = Handle::new(address);
-    let post = Arc::new(Post { applications, crew, server, file });
+    let post = Arc::new(Post { applications, crew, server, file, complaint: Complaint::new() });
     for (worker, ear) in ears.into_iter().enumerate() {
         let (alarm, post) = (post.crew.alarm(worker), post.clone());
         post.clone().spawn(worker, async move {
@@ -34,13 +35,13 @@ struct Post<A> {
     crew: Arc<Crew>,
     server: Handle,
     file: Option<SocketFile>,
+    complaint: Complaint,
 }
 
 impl<A: Application> Post<A> {
     /// Accepts connections on one worker until the address is given up.
     async fn accept(&self, ear: &Ear, worker: usize) {
         let (stop, places) = (&self.server.stop, &self.server.places);
-        let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -55,7 +56,6 @@ impl<A: Application> Post<A> {
                     () = places.free() => {}
                 },
                 Some((place, Ok(arrived))) => {
-                    failing = false;
                     self.serve(worker, arrived, place);
                 }
                 // The other end gave up while it waited in the queue; nothing is wrong here.
@@ -64,7 +64,7 @@ impl<A: Application> Post<A> {
                 }
                 Some((place, Err(error))) => {
                     // Out of descriptors or memory. The queue stays readable, so without a pause this loop would spin.
-                    if !std::mem::replace(&mut failing, true) {
+                    if self.complaint.is_due() {
                         warn!(%error, "cannot accept connections; trying again until it works");
                     }
                     drop(place);
@@ -115,6 +115,28 @@ impl<A: Application> Post<A> {
     /// Runs something on a worker that belongs to this address.
     fn spawn(&self, worker: usize, task: impl Future<Output = ()> + Send + 'static) {
         self.crew.spawn(worker, self.server.connections.track_future(task));
+    }
+}
+
+/// What is said when connections cannot be accepted. Where descriptors are short it fails and works by turns, as each that
+/// becomes free is taken at once; so it is not said again for a while.
+struct Complaint {
+    born: Instant,
+    /// The second of its life in which it may be said next.
+    next: AtomicU64,
+}
+
+impl Complaint {
+    const PAUSE: u64 = 10;
+
+    fn new() -> Self {
+        Self { born: Instant::now(), next: AtomicU64::new(0) }
+    }
+
+    fn is_due(&self) -> bool {
+        let now = self.born.elapsed().as_secs();
+        let due = |next| (next <= now).then_some(now + Self::PAUSE);
+        self.next.fetch_update(Relaxed, Relaxed, due).is_ok()
     }
 }
 
