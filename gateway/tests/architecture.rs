@@ -21,6 +21,7 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/proxy/connection/http1.rs",
     "gateway/src/proxy/connection/http2.rs",
     "gateway/src/proxy/connection/mod.rs",
+    "gateway/src/proxy/connection/stream.rs",
     "gateway/src/proxy/tunnel.rs",
     "gateway/src/proxy/upload.rs",
     "gateway/src/server/deadline.rs",

@@ -457,6 +457,8 @@ async fn an_answer_that_could_be_understood_in_two_ways_is_a_502() {
     for headers in [
         &[(":status", "20")][..],
         &[(":status", "abc")],
+        &[(":status", "600")],
+        &[ok, ("content-length", "02")],
         &[("x", "no status")],
         &[(":status", "101")],
         &[ok, ("connection", "close")],

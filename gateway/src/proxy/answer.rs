@@ -18,7 +18,7 @@ use portcullis_middleware::{Cause, Exchange};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::http2::Pipe;
+use super::connection::stream::Pipe;
 use super::connection::{Reply, ReplyBody};
 use super::pool::{Errand, Lease};
 use super::sharing::Visit;

@@ -16,7 +16,7 @@ use portcullis_middleware::{Cause, Exchange, Rejection};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Course, Note, Stream};
-use super::connection::http2::InFlight;
+use super::connection::stream::InFlight;
 use super::connection::{Connection, Outgoing, Reply, Speak, Unanswered};
 use super::failure::{Failure, Fault};
 use super::headers;

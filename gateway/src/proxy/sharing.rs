@@ -17,7 +17,8 @@ use portcullis_middleware::Cause;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::connection::http2::{Driver, InFlight, Opening, Pulse, STREAMS, Session};
+use super::connection::http2::{Driver, Opening, Pulse, STREAMS, Session};
+use super::connection::stream::InFlight;
 use super::connection::{Fresh, Outgoing, Speak};
 use super::failure::{Failure, Fault};
 use super::policy::NEVER;

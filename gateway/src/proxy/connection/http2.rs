@@ -1,37 +1,29 @@
 //! HTTP/2: one connection for many exchanges, driven by a task of its own.
 //!
-//! A [`Session`] is an instance's connection as requests see it: each [opens](Session::open) a stream on it, and an
-//! [`InFlight`] is the stream until the head of its answer is there. What comes after that is read from a [`Receiving`].
-//! The request's own task polls its stream, and sends its body; only the frames go through the [`Driver`], which is the
-//! task that reads and writes.
-//!
-//! Dropping a stream at any moment resets it (`CANCEL`), and the connection goes on.
+//! A [`Session`] is an instance's connection as requests see it: each [opens](Session::open) a [stream](super::stream) on
+//! it. The request's own task polls its stream, and sends its body; only the frames go through the [`Driver`], which is
+//! the task that reads and writes.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Builder, ResponseFuture, SendRequest};
-use h2::{Ping, Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, Reason};
+use http::uri::Scheme;
 use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length};
-use crate::alarm::Alarm;
+use super::stream::{InFlight, translate};
+use super::{HEAD, Outgoing};
 use crate::proxy::failure::{Failure, Fault};
-use crate::proxy::headers::end_hop;
 use crate::proxy::pool::Closed;
-use crate::proxy::upload::{Sending, Upload};
 
 /// How many streams a connection has before another connection is opened.
 pub(in crate::proxy) const STREAMS: usize = 64;
@@ -48,9 +40,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How many streams that were given up are remembered for a second, so that what still comes for them is overlooked.
 const FORGOTTEN: usize = 1024;
-
-/// How many interim answers an instance may give to one request.
-const INTERIM: u8 = 32;
 
 /// A socket, or TLS over one.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -102,6 +91,11 @@ impl Pulse {
     /// A stream is over. Returns how many are left.
     pub(in crate::proxy) fn leave(&self) -> usize {
         self.streams.fetch_sub(1, Relaxed) - 1
+    }
+
+    /// A part of an answer came.
+    pub(super) fn beat(&self) {
+        self.heard.store(true, Relaxed);
     }
 
     /// Says why the connection takes no further streams. The first reason stays.
@@ -244,267 +238,13 @@ impl Opening {
     pub(in crate::proxy) fn send(mut self, request: Outgoing, reused: bool) -> Result<InFlight, Failure> {
         let method = request.method().clone();
         let (head, body) = translate(request, self.scheme)?;
-        let upload = head.headers().contains_key(EXPECT).then(|| body.upload());
-        let unsent = Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
-        let (reply, stream) =
-            self.sender.send_request(head, body.is_empty()).map_err(|error| match error.is_library() {
-                _ if error.is_go_away() || error.is_io() || error.is_reset() => unsent,
-                _ => {
-                    tracing::debug!(%error, "a request could not be written as HTTP/2");
-                    Failure::new(Fault::Client, Cause::BadRequest)
-                }
-            })?;
-        let pipe = (!body.is_empty()).then(|| Pipe { stream, body, chunk: None });
-        Ok(InFlight { reply, pipe, upload, method, reused, interim: 0, pulse: self.pulse, alarm: Alarm::default() })
-    }
-}
-
-/// The head of a request as HTTP/2 has it, and its body.
-fn translate(mut request: Outgoing, scheme: Scheme) -> Result<(Request<()>, Sending), Failure> {
-    settle_length(&mut request);
-    if let Some(length) = request.body().size_hint().exact().filter(|length| *length > 0) {
-        request.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
-    }
-    let (mut head, body) = request.into_parts();
-    // What a middleware put on it that is of no meaning here, or worse.
-    end_hop(&mut head.headers);
-    let host = head.headers.remove(HOST);
-    let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let Some(authority) = authority else {
-        return Err(Failure::of_client((Cause::BadRequest, Some("the host cannot be asked for by HTTP/2"))));
-    };
-    let mut target = head.uri.into_parts();
-    (target.scheme, target.authority) = (Some(scheme), Some(authority));
-    target.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
-    head.uri = Uri::from_parts(target).unwrap_or_default();
-    head.version = Version::HTTP_2;
-    Ok((Request::from_parts(head, ()), body))
-}
-
-/// A stream whose answer has not begun.
-pub(in crate::proxy) struct InFlight {
-    reply: ResponseFuture,
-    /// What is left to be sent.
-    pipe: Option<Pipe>,
-    /// The body that waits for a word of the instance.
-    upload: Option<Upload>,
-    method: Method,
-    reused: bool,
-    interim: u8,
-    pulse: Arc<Pulse>,
-    alarm: Alarm,
-}
-
-impl InFlight {
-    /// Sends what can be sent; ready when the answer begins.
-    pub(in crate::proxy) fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Unanswered>> {
-        if let Some(pipe) = &mut self.pipe
-            && let Poll::Ready(sent) = pipe.poll(context)
-        {
-            self.pipe = None;
-            // Whatever else ended it, the answer says why.
-            if let Err(Stopped::Unreadable) = sent {
-                return Poll::Ready(Err(Failure::new(Fault::Client, Cause::ClientClosed).into()));
+        let (reply, stream) = self.sender.send_request(head, body.is_empty()).map_err(|error| {
+            if error.is_go_away() || error.is_io() || error.is_reset() {
+                return Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
             }
-        }
-        while let Poll::Ready(Some(interim)) = self.reply.poll_informational(context) {
-            match interim {
-                Ok(interim) => self.hear(&interim)?,
-                Err(error) => return Poll::Ready(Err(self.broken(&error).into())),
-            }
-        }
-        let reply = ready!(Pin::new(&mut self.reply).poll(context));
-        self.pulse.heard.store(true, Relaxed);
-        Poll::Ready(match reply {
-            Ok(reply) => self.begin(reply).map_err(Unanswered::from),
-            Err(error) => Err(self.broken(&error).into()),
-        })
+            tracing::debug!(%error, "a request could not be written as HTTP/2");
+            Failure::new(Fault::Client, Cause::BadRequest)
+        })?;
+        Ok(InFlight::new(reply, stream, body, method, reused, self.pulse))
     }
-
-    /// Ready at a deadline.
-    pub(in crate::proxy) fn poll_alarm(&mut self, deadline: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
-        self.alarm.poll_until(deadline, context)
-    }
-
-    /// What is left to be sent once the answer has begun.
-    pub(in crate::proxy) fn rest(self) -> (Option<Pipe>, Alarm) {
-        (self.pipe, self.alarm)
-    }
-
-    /// An answer before the answer.
-    fn hear(&mut self, interim: &Response<()>) -> Result<(), Failure> {
-        self.interim += 1;
-        // RFC 9113 §8.6: there are no other protocols to switch to.
-        if interim.status() == StatusCode::SWITCHING_PROTOCOLS || self.interim > INTERIM {
-            return Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse));
-        }
-        if let Some(upload) = self.upload.take_if(|_| interim.status() == StatusCode::CONTINUE) {
-            upload.go_on();
-        }
-        Ok(())
-    }
-
-    fn begin(&self, reply: Response<RecvStream>) -> Result<Reply, Failure> {
-        let (mut head, stream) = reply.into_parts();
-        head.version = Version::HTTP_11;
-        let length = one_length(&mut head.headers)?;
-        let bodiless =
-            self.method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let left = if bodiless { None } else { length };
-        let body = Receiving { stream, left, data_over: false, pulse: self.pulse.clone() };
-        Ok(Response::from_parts(head, ReplyBody::Http2(body)))
-    }
-
-    fn broken(&self, error: &h2::Error) -> Failure {
-        tracing::debug!(%error, "an attempt failed");
-        let reset = |fault| Failure::new(fault, Cause::ResetBeforeHeaders);
-        match error.reason() {
-            // RFC 9113 §8.7 and §6.8: the instance did nothing with it.
-            Some(Reason::REFUSED_STREAM) if error.is_remote() && error.is_reset() => reset(Fault::Unsent),
-            Some(_) if error.is_remote() && error.is_go_away() => reset(Fault::Unsent),
-            // It had its say; that is no race with a connection that was about to be closed.
-            Some(_) if error.is_remote() => reset(Fault::Reset),
-            _ if error.is_io() && self.reused => reset(Fault::Stale),
-            _ if error.is_io() => reset(Fault::Reset),
-            _ => Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse),
-        }
-    }
-}
-
-/// The length that an answer says it has. Said twice it is kept once, if both agree.
-fn one_length(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(None) };
-    let (same, more) = lengths.fold((true, false), |(same, _), next| (same && next == first, true));
-    let digits = first.to_str().ok().filter(|length| length.bytes().all(|byte| byte.is_ascii_digit()));
-    let length = digits.and_then(|length| length.parse().ok());
-    let (Some(length), true) = (length, same) else {
-        return Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse));
-    };
-    if more {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(Some(length))
-}
-
-/// The body of a request on its way. It takes a frame from the client when the instance has room for it.
-pub(in crate::proxy) struct Pipe {
-    stream: SendStream<Bytes>,
-    body: Sending,
-    /// A chunk that waits for room, and whether it is the last one.
-    chunk: Option<(Bytes, bool)>,
-}
-
-/// Why a body is not sent to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::proxy) enum Stopped {
-    /// The client did not deliver it.
-    Unreadable,
-    /// The instance does not want the rest of it, or the connection is gone.
-    Unwanted,
-}
-
-impl Pipe {
-    /// Ready when all was sent, or nothing more can be.
-    pub(in crate::proxy) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
-        loop {
-            if self.stream.poll_reset(context).is_ready() {
-                return Poll::Ready(Err(Stopped::Unwanted));
-            }
-            if let Some((chunk, is_last)) = self.chunk.take() {
-                while self.stream.capacity() == 0 {
-                    match self.stream.poll_capacity(context) {
-                        Poll::Ready(Some(Ok(_))) => {}
-                        Poll::Ready(_) => return Poll::Ready(Err(Stopped::Unwanted)),
-                        Poll::Pending => {
-                            self.chunk = Some((chunk, is_last));
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                if self.put(chunk, is_last)? {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => return Poll::Ready(self.put(Bytes::new(), true).map(drop)),
-                Some(Err(_)) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(Stopped::Unreadable));
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => {
-                        // The least there is: what it waits for is room, and a body that has more of it than it needs
-                        // would take it from the other streams.
-                        self.stream.reserve_capacity(1);
-                        self.chunk = Some((data, self.body.is_end_stream()));
-                    }
-                    Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
-                            let sent = self.stream.send_trailers(trailers);
-                            return Poll::Ready(sent.map_err(|_| Stopped::Unwanted));
-                        }
-                    }
-                },
-            }
-        }
-    }
-
-    /// Hands over a chunk; whether it was the last.
-    fn put(&mut self, chunk: Bytes, is_last: bool) -> Result<bool, Stopped> {
-        self.stream.send_data(chunk, is_last).map(|()| is_last).map_err(|_| Stopped::Unwanted)
-    }
-}
-
-/// The body of an answer. The instance may send more of it as it is read.
-pub(in crate::proxy) struct Receiving {
-    stream: RecvStream,
-    /// What is to come, if the answer said so.
-    left: Option<u64>,
-    data_over: bool,
-    pulse: Arc<Pulse>,
-}
-
-impl Receiving {
-    pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
-        while !self.data_over {
-            match ready!(self.stream.poll_data(context)) {
-                Some(Ok(data)) => {
-                    self.pulse.heard.store(true, Relaxed);
-                    // Cannot fail: it was received.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    if !data.is_empty() {
-                        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                }
-                // An end that does not say it is the end is none, whatever reason a reset gives.
-                Some(Err(error)) => return Poll::Ready(Some(Err(blame(&error)))),
-                None => self.data_over = true,
-            }
-        }
-        match ready!(self.stream.poll_trailers(context)) {
-            Ok(trailers) => {
-                self.pulse.heard.store(true, Relaxed);
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
-            }
-            Err(error) => Poll::Ready(Some(Err(blame(&error)))),
-        }
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        self.left.map_or(SizeHint::default(), SizeHint::with_exact)
-    }
-}
-
-/// Whose fault it is that an answer breaks off.
-fn blame(error: &h2::Error) -> Cause {
-    tracing::debug!(%error, "an answer broke off");
-    if error.is_remote() || error.is_io() { Cause::ResetAfterHeaders } else { Cause::BadUpstreamResponse }
 }

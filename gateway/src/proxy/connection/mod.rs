@@ -4,6 +4,7 @@
 
 pub(super) mod http1;
 pub(super) mod http2;
+pub(super) mod stream;
 mod strict;
 
 use std::fmt;
@@ -196,7 +197,7 @@ pub(super) enum ReplyBody {
     /// It comes as the connection is [driven](Connection::poll_frame).
     Http1(Incoming),
     /// It comes by itself.
-    Http2(http2::Receiving),
+    Http2(stream::Receiving),
 }
 
 impl ReplyBody {
