@@ -130,9 +130,14 @@ const GADGETS: &[(&str, Comes)] = &[
     ("http/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
     ("ICY 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
     ("<html>this is HTTP/0.9</html>\r\n\r\n", Bad),
-    ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Fine),
+    ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
     (" HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
-    ("\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Fine),
+    ("\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
+    ("HTTP/1.1 200 OK\nContent-Length: 2\r\n\r\nok", Bad),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok", Bad),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\nok", Bad),
+    ("HTTP/1.1 200 OK\r\nX: a\nContent-Length: 2\r\n\r\nok", Bad),
+    ("HTTP/1.1 100 Continue\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Bad),
     ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nanything", Bad),
     ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more", Fine),
     ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", Fine),
@@ -279,4 +284,23 @@ async fn an_answer_that_nobody_asked_for_reaches_nobody() {
     client.head().await;
     assert_eq!(client.take(2).await, b"ok");
     assert_eq!(first.rest().await, b"", "nothing was asked of who had answered already");
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_are_a_502_at_once_and_hold_up_nobody() {
+    let fake = Fake::new().await;
+    let target = before(fake.address).await;
+    let flood = tokio::spawn(async move {
+        let mut wire = fake.accept().await;
+        wire.head().await;
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".repeat(100);
+        while wire.try_put(&hints).await.is_ok() {}
+        fake
+    });
+    let mut client = target.connect().await;
+    let (status, body, _) = outcome(&mut client, "/").await;
+    assert_eq!((status, String::from_utf8_lossy(&body).contains("bad_upstream_response")), (502, true));
+    let fake = flood.await.unwrap();
+    tokio::spawn(fake.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+    assert_eq!(outcome(&mut client, "/").await, (200, b"ok".to_vec(), true));
 }

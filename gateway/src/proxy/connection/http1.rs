@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
+use super::heads::{Awaited, Heads};
 use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length, strict};
 use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
@@ -50,6 +51,7 @@ pub(in crate::proxy) struct Connection {
     /// Whether what happens to it would wake the task that polled it last.
     watched: bool,
     alarm: Alarm,
+    awaited: Awaited,
 }
 
 /// What a connection can be used for.
@@ -67,9 +69,10 @@ impl Connection {
     pub(in crate::proxy) async fn begin(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> hyper::Result<Self> {
+        let (stream, awaited) = Heads::new(stream);
         let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
         let driver: Driver = Box::pin(driver.with_upgrades());
-        Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default() })
+        Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default(), awaited })
     }
 
     /// Takes a request. It goes out, and the head of its answer comes in, as [`Connection::poll_reply`] is called.
@@ -87,6 +90,7 @@ impl Connection {
                 }
             });
         }
+        self.awaited.from_now();
         let reply = self.sender.try_send_request(request);
         // Unconstrained: a task that used up its turn would be told to come back by a waker that wakes nobody.
         unconstrained(async move {
@@ -181,7 +185,7 @@ impl Connection {
         if let Poll::Ready(ended) = driver.as_mut().poll(context) {
             self.driver = None;
             self.over = Some(match ended {
-                Err(error) if !is_io(&error) => Closed::Unexpected,
+                Err(error) if io_kind(&error).is_none() => Closed::Unexpected,
                 _ => Closed::Peer,
             });
         }
@@ -205,8 +209,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-fn is_io(error: &hyper::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<io::Error>())
+/// What kind of fault of the socket's it was, if it was one.
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
 /// Says what concerns this connection, and how the body is framed where hyper would guess otherwise.
@@ -237,7 +242,7 @@ fn broken(error: &hyper::Error) -> Failure {
     if tls::is_to_blame(error) {
         return Failure::new(Fault::Reset, Cause::TlsUpstream);
     }
-    if error.is_parse() {
+    if error.is_parse() || io_kind(error) == Some(io::ErrorKind::InvalidData) {
         return Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse);
     }
     if error.is_user() {
@@ -253,8 +258,7 @@ pub(super) fn poll_frame(body: &mut Incoming, context: &mut Context<'_>) -> Poll
 
 /// Whose fault it is that an answer breaks off.
 fn blame(error: &hyper::Error) -> Cause {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    match io.map(io::Error::kind) {
+    match io_kind(error) {
         Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => Cause::BadUpstreamResponse,
         _ => Cause::ResetAfterHeaders,
     }

@@ -2,6 +2,7 @@
 //!
 //! Everything that knows a protocol's types is in this folder, a file for each protocol.
 
+mod heads;
 pub(super) mod http1;
 pub(super) mod http2;
 pub(super) mod stream;

@@ -7,6 +7,8 @@
 //!
 //! | in the answer | becomes |
 //! |---|---|
+//! | a line of the head that ends in a bare line feed, an empty line before the status line | 502, by [`heads`](super::heads) |
+//! | more than 16 interim answers (1xx) | 502, by [`heads`](super::heads) |
 //! | a status from 600 up | 502 |
 //! | `Content-Length` that is a list, or has zeros before it | 502 |
 //! | the same `Content-Length` in several lines | one line |
