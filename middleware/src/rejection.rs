@@ -53,7 +53,7 @@ causes! {
     BadRequest = "bad_request", 400;
     /// The connection was made for another host than the request is for, or under other terms than it needs.
     Misdirected = "misdirected", 421;
-    /// The path is refused by the listener's path policy.
+    /// The path is refused by the path policy, or can be read as a path of another route.
     PathRejected = "path_rejected", 400;
     /// The client's address is not allowed here.
     IpNotAllowed = "ip_not_allowed", 403;
@@ -79,7 +79,7 @@ causes! {
     AllEjected = "all_ejected", 503;
     /// The service's circuit breaker is open.
     CircuitOpen = "circuit_open", 503;
-    /// The service's queue for requests is full.
+    /// No connection to the service became free in time, or too many requests wait for one.
     QueueFull = "queue_full", 503;
     /// The instance refused the connection, or could not be reached.
     ConnectRefused = "connect_refused", 502;
