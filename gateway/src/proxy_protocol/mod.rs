@@ -12,7 +12,7 @@
 //! proxy_protocol = "v2"            # and we tell an instance
 //! ```
 //!
-//! Both versions of [the protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt) are [read](parse) and
+//! Both versions of [the protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt) are [read](parse()) and
 //! [written](Introduction). A connection either has a header or has none, and a receiver that guesses which can be told
 //! anything by anybody. So a listener [takes](Receiver) one from `trusted_proxies` only, and closes a connection that
 //! comes from somebody else or without one.

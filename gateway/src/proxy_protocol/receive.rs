@@ -141,15 +141,15 @@ pub enum Outcome {
     Relayed,
     /// It said that the peer speaks for itself.
     Local,
-    /// With [`Refused::Untrusted`], without a look at it.
+    /// With `Refused::Untrusted`, without a look at it.
     Untrusted,
     /// There was none.
     Missing,
     /// With any other [`Malformed`].
     Malformed,
-    /// With [`Refused::Timeout`].
+    /// With `Refused::Timeout`.
     Timeout,
-    /// With [`Refused::Closed`].
+    /// With `Refused::Closed`.
     Closed,
 }
 

@@ -18,7 +18,7 @@
 //! Some paths have more than one reading even so. What stands behind a `;` is a parameter of its segment for some; a `%2F`
 //! that was kept is a slash for some, and `%252F` is one for who decodes twice; `%3A` is a `:` for most. The path stays as
 //! it is, but is marked [doubtful](Trait::Doubtful): the [router](crate::router) takes such a request only if the path is
-//! for the same route in [every reading](readings).
+//! for the same route in every reading.
 
 mod readings;
 #[cfg(test)]

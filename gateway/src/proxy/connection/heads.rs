@@ -33,7 +33,7 @@ pub(super) struct Heads<S> {
 pub(super) struct Awaited(Arc<AtomicBool>);
 
 impl Awaited {
-    pub(super) fn from_now(&self) {
+    pub(super) fn begin(&self) {
         self.0.store(true, Relaxed);
     }
 }

@@ -90,7 +90,7 @@ impl Connection {
                 }
             });
         }
-        self.awaited.from_now();
+        self.awaited.begin();
         let reply = self.sender.try_send_request(request);
         // Unconstrained: a task that used up its turn would be told to come back by a waker that wakes nobody.
         unconstrained(async move {
