@@ -68,7 +68,7 @@ impl Head {
                 let count = room.len().min(bytes.len());
                 room[..count].copy_from_slice(&bytes[..count]);
             }
-            let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            let Some(end) = memchr::memchr(b'\n', bytes) else {
                 self.last = bytes.last().copied().unwrap_or(self.last);
                 self.line += bytes.len();
                 return Ok(false);
