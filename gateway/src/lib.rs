@@ -49,7 +49,6 @@ pub mod testing;
 pub mod tls;
 mod unavailable;
 mod wire;
-pub mod worker;
 pub mod workers;
 
 #[doc = include_str!("../../docs/architecture.md")]

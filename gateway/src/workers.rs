@@ -22,7 +22,7 @@ use tracing::warn;
 
 use crate::server::{self, Application, Socket};
 use crate::unavailable::Unavailable;
-use crate::worker::{self, Padded};
+use portcullis_middleware::worker::{self, Padded};
 
 /// How long a worker may take to end once it was told to. Its connections are closed already, or are to be cut.
 const END: Duration = Duration::from_secs(1);

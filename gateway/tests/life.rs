@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use portcullis::app::App;
 use portcullis::{Gateway, plugins};
 use support::gateway::Running;
 use support::{Fake, Wire, header};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -175,16 +176,7 @@ async fn an_access_log_that_cannot_be_written_stops_the_start_and_refuses_the_re
 #[tokio::test]
 async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
     let fake = Fake::new().await;
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("gateway.toml");
-    let toml = format!(
-        "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
-         [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
-        fake.address
-    );
-    std::fs::write(&file, toml).unwrap();
-    let mut gateway = Process::run(&file);
-    let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
+    let (mut gateway, address) = Process::before(&fake).await;
     let admin = gateway.says("the admin API listens").await["address"].as_str().unwrap().parse().unwrap();
     let mut client = Wire::connect(address).await;
     client.put("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -210,16 +202,7 @@ async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
 #[tokio::test]
 async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
     let fake = Fake::new().await;
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("gateway.toml");
-    let toml = format!(
-        "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
-         [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
-        fake.address
-    );
-    std::fs::write(&file, toml).unwrap();
-    let mut gateway = Process::run(&file);
-    let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
+    let (mut gateway, address) = Process::before(&fake).await;
     gateway.says("the admin API listens").await;
     let mut client = Wire::connect(address).await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
@@ -247,13 +230,23 @@ async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
 /// The gateway as a process of its own.
 struct Process {
     child: Child,
+    _directory: TempDir,
     log: mpsc::UnboundedReceiver<serde_json::Value>,
 }
 
 impl Process {
-    fn run(file: &Path) -> Self {
+    /// Starts one before this instance; where it listens.
+    async fn before(instance: &Fake) -> (Self, SocketAddr) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        let toml = format!(
+            "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
+             [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
+            instance.address
+        );
+        std::fs::write(&file, toml).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(["run", "--log-format", "json"]).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["run", "--log-format", "json"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (lines, log) = mpsc::unbounded_channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -262,7 +255,9 @@ impl Process {
                 let _ = lines.send(serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")));
             }
         });
-        Self { child, log }
+        let mut gateway = Self { child, _directory: directory, log };
+        let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
+        (gateway, address)
     }
 
     /// Waits for a line of the log with this message.

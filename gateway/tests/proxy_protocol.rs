@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::echo::{echo, got};
-use support::gateway::Running;
+use support::gateway::{Running, routes_by_client};
 use support::pki::{Authority, SecureInstance, TlsClient, replace};
 use support::{Fake, Wire, header};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
 
 /// A gateway that takes headers from loopback, and a route to an instance that tells what it got.
 async fn gateway(trusted: &str, keys: &str) -> Running {
-    let instance = echo("orders").await;
+    let routes = routes_by_client(echo("orders").await);
     let file = format!(
         r#"
         trusted_proxies = [{trusted}]
@@ -33,18 +33,7 @@ async fn gateway(trusted: &str, keys: &str) -> Running {
         address = "127.0.0.1:0"
         proxy_protocol = true
         {keys}
-        [service.orders]
-        instances = ["{instance}"]
-        [[route]]
-        match = {{ path = {{ prefix = "/" }} }}
-        service = "orders"
-        [[route]]
-        match = {{ path = "/office" }}
-        chain = [{{ type = "ip_whitelist", allow = ["203.0.113.0/24"] }}]
-        respond = {{ body = "office" }}
-        [[route]]
-        match = {{ path = "/secure" }}
-        redirect = {{ path = "/there" }}
+        {routes}
         "#
     );
     Running::start_whole(&file).await

@@ -12,7 +12,7 @@ use portcullis::workers::Workers;
 use portcullis::{Gateway, plugins};
 use serde_json::Value;
 use support::echo::{echo, got};
-use support::gateway::Running;
+use support::gateway::{Running, routes_by_client};
 use support::pki::{Authority, SecureInstance, replace};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,7 +42,7 @@ async fn told(socket: &Path, before: &str, request: &str) -> Value {
 
 /// A file whose listener `local` has this socket, beside a listener on a port.
 async fn file(top: &str, socket: &Path, keys: &str) -> String {
-    let instance = echo("orders").await;
+    let routes = routes_by_client(echo("orders").await);
     format!(
         r#"
         {top}
@@ -54,22 +54,11 @@ async fn file(top: &str, socket: &Path, keys: &str) -> String {
         [listener.local]
         address = "unix:{}"
         {keys}
-        [service.orders]
-        instances = ["{instance}"]
-        [[route]]
-        match = {{ path = {{ prefix = "/" }} }}
-        service = "orders"
-        [[route]]
-        match = {{ path = "/office" }}
-        chain = [{{ type = "ip_whitelist", allow = ["203.0.113.0/24"] }}]
-        respond = {{ body = "office" }}
+        {routes}
         [[route]]
         match = {{ path = "/everywhere" }}
         chain = [{{ type = "ip_whitelist", deny = ["203.0.113.0/24"] }}]
         respond = {{ body = "everywhere" }}
-        [[route]]
-        match = {{ path = "/secure" }}
-        redirect = {{ path = "/there" }}
         "#,
         socket.display()
     )

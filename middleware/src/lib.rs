@@ -31,6 +31,7 @@ pub mod testing;
 pub mod timeout;
 pub mod tls;
 pub mod upgrade;
+pub mod worker;
 pub mod xray;
 
 pub use exchange::{Attempt, Client, Exchange, MatchedRoute, Origin, RouteInfo};

@@ -18,9 +18,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::thread;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::worker::Sharded;
 
 /// How many series there may be in the whole process.
 pub const MAX_SERIES: usize = 4096;
@@ -44,14 +45,10 @@ pub fn snapshot() -> Snapshot {
 
 /// A number that only grows.
 ///
-/// Every worker adds to a part of its own, in cache lines of its own: workers that count the same thing do not slow each
-/// other down. Reading adds the parts up.
-#[derive(Debug)]
-pub struct Counter(Box<[Part]>);
-
+/// Every worker adds to a place of its own: workers that count the same thing do not slow each other down. Reading adds the
+/// places up.
 #[derive(Debug, Default)]
-#[repr(align(128))]
-struct Part(AtomicU64);
+pub struct Counter(Sharded<AtomicU64>);
 
 impl Counter {
     /// Adds one.
@@ -61,36 +58,13 @@ impl Counter {
 
     /// Adds `count`.
     pub fn add(&self, count: u64) {
-        // Their number is a power of two.
-        self.0[thread_number() & (self.0.len() - 1)].0.fetch_add(count, Relaxed);
+        self.0.mine().fetch_add(count, Relaxed);
     }
 
     /// The count so far.
     pub fn get(&self) -> u64 {
-        self.0.iter().map(|part| part.0.load(Relaxed)).sum()
+        self.0.iter().map(|count| count.load(Relaxed)).sum()
     }
-}
-
-impl Default for Counter {
-    fn default() -> Self {
-        Self((0..parts()).map(|_| Part::default()).collect())
-    }
-}
-
-/// How many parts a counter has: one for each thread that may run at the same time, and not more than are worth their
-/// memory.
-fn parts() -> usize {
-    static PARTS: OnceLock<usize> = OnceLock::new();
-    *PARTS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).next_power_of_two().min(64))
-}
-
-/// The number of this thread among those that have counted something. The first ones are the workers, or nearly.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: usize = NEXT.fetch_add(1, Relaxed);
-    }
-    NUMBER.try_with(|number| *number).unwrap_or_default()
 }
 
 /// A number that goes up and down.
@@ -313,17 +287,6 @@ mod tests {
         let _new = metrics.counter("new_total", "", &[]);
         let names: Vec<_> = metrics.snapshot().families.iter().map(|family| family.name).collect();
         assert_eq!((names, metrics.snapshot().dropped), (vec!["new_total"], 0));
-    }
-
-    #[test]
-    fn what_threads_count_is_added_up() {
-        let counter = Counter::default();
-        thread::scope(|scope| {
-            for _ in 0..3 * parts() {
-                scope.spawn(|| (0..100).for_each(|_| counter.increment()));
-            }
-        });
-        assert_eq!(counter.get(), 300 * parts() as u64);
     }
 
     #[test]

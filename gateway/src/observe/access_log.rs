@@ -19,7 +19,7 @@ use std::{fmt, mem};
 use portcullis_config::AccessLogOutput;
 use tracing::{info, warn};
 
-use crate::worker::{Sharded, places};
+use portcullis_middleware::worker::{Sharded, places};
 
 /// How much of one worker may wait to be written.
 const ROOM: usize = 2 << 20;

@@ -19,7 +19,7 @@ use portcullis_middleware::{Attempt, Cause, Exchange, RouteInfo};
 
 use super::Sink;
 use super::watch::End;
-use crate::worker::Sharded;
+use portcullis_middleware::worker::Sharded;
 
 /// How many combinations of listener, route and service a worker tells apart.
 const MOST: usize = 16_384;

@@ -29,7 +29,7 @@ use super::room::{Permit, Queue, Room};
 use super::sharing::Sharing;
 use crate::registry::Address;
 use crate::tls;
-use crate::worker::Sharded;
+use portcullis_middleware::worker::Sharded;
 
 /// How long a connection may take to be ready again after its answer was read. Nearly always it is so at once.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use super::policy::Policy;
 use super::pool::{Endpoint, Pool, Pools};
 use crate::balance::Rotation;
 use crate::registry::{Address, Instance, LiveService, Snapshot, Standing};
-use crate::worker::Sharded;
+use portcullis_middleware::worker::Sharded;
 
 /// A service that requests can be sent to.
 pub struct Upstream {

@@ -96,3 +96,24 @@ impl Drop for Running {
         self.app.abort();
     }
 }
+
+/// Routes that tell who the client is taken for: `/office` is for some, `/secure` redirects to where the client came, and
+/// everything else says what the instance was told.
+pub fn routes_by_client(instance: SocketAddr) -> String {
+    format!(
+        r#"
+        [service.orders]
+        instances = ["{instance}"]
+        [[route]]
+        match = {{ path = {{ prefix = "/" }} }}
+        service = "orders"
+        [[route]]
+        match = {{ path = "/office" }}
+        chain = [{{ type = "ip_whitelist", allow = ["203.0.113.0/24"] }}]
+        respond = {{ body = "office" }}
+        [[route]]
+        match = {{ path = "/secure" }}
+        redirect = {{ path = "/there" }}
+        "#
+    )
+}

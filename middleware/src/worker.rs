@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-//! use portcullis::worker::Sharded;
+//! use portcullis_middleware::worker::Sharded;
 //!
 //! let requests: Sharded<AtomicU64> = Sharded::new();
 //! requests.mine().fetch_add(1, Relaxed);
@@ -50,8 +50,8 @@ pub fn index() -> usize {
     INDEX.get().unwrap_or_else(take_a_place)
 }
 
-/// Says that the current thread is the worker of this number.
-pub(crate) fn become_worker(number: usize) {
+/// Says that the current thread is the worker of this number. For whoever starts workers.
+pub fn become_worker(number: usize) {
     INDEX.set(Some(number % places()));
 }
 
@@ -72,7 +72,7 @@ pub struct Sharded<T> {
 /// A value on cache lines that it shares with nothing else. 128 bytes, since processors fetch lines in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Padded<T>(pub(crate) T);
+pub struct Padded<T>(pub T);
 
 impl<T> Sharded<T> {
     /// Nothing at any place yet.
