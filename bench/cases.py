@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Callable
 
 import measure
-from contender import Contender
-from measure import Load, Sample
+from contender import HTTP1, Contender, Spoken
+from load import Load, Messages, Sample, Streams
 from stand import Stand
 
 
@@ -39,8 +39,12 @@ class Case:
     peers: bool = True
     #: The first one is what ratios are made of.
     columns: tuple[Column, ...] = ()
-    #: No more than these, where one says enough.
+    #: No more than these, where fewer say enough.
     rounds: int = 100
+
+    @property
+    def spoken(self) -> Spoken:
+        return self.measure.spoken if isinstance(self.measure, Load) else HTTP1
 
 
 LOAD = (
@@ -73,6 +77,50 @@ CASES = [
         "for each of the client's.",
         Load(close=True),
         columns=LOAD,
+    ),
+    Case(
+        "tls",
+        "HTTP/1.1 over TLS",
+        "113 bytes, 64 kept connections from the client, without TLS to the upstream. TLS 1.3 with AES-128-GCM.",
+        Load(spoken=Spoken(tls=True)),
+        columns=LOAD,
+        rounds=5,
+    ),
+    Case(
+        "handshakes",
+        "A new TLS connection for every request",
+        "113 bytes, 64 connections at a time, each with a full handshake of TLS 1.3: X25519, and a certificate with "
+        "ECDSA on P-256. Nobody goes on with a former session, though everybody offers it. Connections to the upstream "
+        "are kept. The load generator has more to do than the gateway.",
+        Load(close=True, spoken=Spoken(tls=True)),
+        columns=LOAD,
+        rounds=5,
+    ),
+    Case(
+        "http2",
+        "HTTP/2 from the client",
+        "113 bytes over TLS 1.3 with AES-128-GCM, 8 connections with 8 requests at a time on each. The upstream is asked "
+        "by HTTP/1.1 without TLS.",
+        Streams(),
+        columns=LOAD,
+        rounds=5,
+    ),
+    Case(
+        "http2_up",
+        "HTTP/2 to the upstream",
+        "113 bytes, 64 kept connections from the client by HTTP/1.1. The upstream is asked by HTTP/2, both without TLS.",
+        Load(spoken=Spoken(h2c=True)),
+        columns=LOAD,
+        rounds=5,
+    ),
+    Case(
+        "websocket",
+        "WebSocket messages",
+        "64 upgraded connections, on each of which the client sends 64 bytes and waits for their return. What is counted "
+        "are messages that came back: each passes the gateway twice.",
+        Messages(),
+        columns=LOAD,
+        rounds=5,
     ),
     Case(
         "xray",
@@ -168,6 +216,11 @@ GOALS = [
     Goal("64 KiB, to the best peer", "64k", "plain", 1.0, against="peers"),
     Goal("1 MiB, to the best peer", "1m", "plain", 1.0, against="peers"),
     Goal("new connections, to the best peer", "connect", "plain", 1.0, against="peers"),
+    Goal("HTTP/1.1 over TLS, to the best peer", "tls", "plain", 1.0, against="peers"),
+    Goal("TLS handshakes, to the best peer", "handshakes", "plain", 1.0, against="peers"),
+    Goal("HTTP/2 from the client, to the best peer", "http2", "plain", 1.0, against="peers"),
+    Goal("HTTP/2 to the upstream, to the best peer", "http2_up", "plain", 1.0, against="peers"),
+    Goal("WebSocket messages, to the best peer", "websocket", "plain", 1.0, against="peers"),
     Goal("X-Ray, 5 % sampled, to without", "xray", "xray_5", 1.03, against="plain"),
     Goal("X-Ray, 100 % sampled, to without", "xray", "xray_100", 1.15, against="plain"),
     Goal("10,000 routes, to 10", "routes", "routes_10000", 1.05, against="routes_10"),

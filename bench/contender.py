@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -14,14 +14,36 @@ from processes import Process
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What a case speaks beside HTTP/1.1 without TLS."""
+
+    #: Clients come over TLS, and choose between HTTP/1.1 and HTTP/2 by ALPN.
+    tls: bool = False
+    #: They choose HTTP/2.
+    http2: bool = False
+    #: The upstream is asked by HTTP/2 without TLS.
+    h2c: bool = False
+    #: Clients ask for WebSocket.
+    websocket: bool = False
+
+    def named(self) -> list[str]:
+        """What of it is spoken."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
+
+HTTP1 = Spoken()
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where a contender listens and writes, and where it sends."""
+    """Where a contender listens and writes, where it sends, and what it speaks."""
 
     folder: Path
     port: int
     admin: int
     upstream: int
     sink: int
+    spoken: Spoken = HTTP1
 
     def write(self, name: str, text: str) -> str:
         path = self.folder / name
@@ -65,5 +87,11 @@ class Contender:
     prove: Callable[[Running], None] = lambda _: None
     #: How much of what it should have written was lost so far.
     lost: Callable[[Running], float] = lambda _: 0.0
+    #: Why it is not able to speak something, by the field of [`Spoken`].
+    unable: Mapping[str, str] = field(default_factory=dict)
     #: Of a gateway under test, not a peer.
     ours: bool = False
+
+    def obstacle(self, spoken: Spoken) -> str | None:
+        """Why it cannot take part where this is spoken."""
+        return next((self.unable[name] for name in spoken.named() if name in self.unable), None)

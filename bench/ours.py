@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Callable
 
 import client
+import tls
 from client import WrongAnswer
 from contender import Contender, Place, Running
 
@@ -26,6 +27,9 @@ def settings(
     middleware: str = "",
 ) -> str:
     """A file with one route for everything, or with that many for `/api/0/…`, `/api/1/…` and so on."""
+    pair = f"cert = {json.dumps(str(tls.CERTIFICATE))}, key = {json.dumps(str(tls.KEY))}"
+    listener = f"tls = {{ certificates = [{{ {pair} }}] }}" if place.spoken.tls else ""
+    service = 'protocol = "h2c"' if place.spoken.h2c else ""
     head = f"""
 workers = {workers}
 access_log = {{ output = {log} }}
@@ -34,12 +38,14 @@ access_log = {{ output = {log} }}
 address = "127.0.0.1:{place.port}"
 forwarding = "{forwarding}"
 chain = {json.dumps([*before, "router"])}
+{listener}
 
 [admin]
 address = "127.0.0.1:{place.admin}"
 
 [service.upstream]
 instances = ["127.0.0.1:{place.upstream}"]
+{service}
 {middleware}"""
 
     def route(name: str, path: str) -> str:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import fetch
+import tls
 from contender import Contender, Place, told
 from machine import ROOT, CannotBeHad
 
@@ -31,6 +32,13 @@ def fetch_haproxy() -> Path:
 
 
 def haproxy(program: Path, place: Place) -> list[str]:
+    spoken, bind, server = place.spoken, "", ""
+    if spoken.tls:
+        # It wants both in one file.
+        both = place.write("both.pem", tls.CERTIFICATE.read_text() + tls.KEY.read_text())
+        bind = f" ssl crt {both} alpn h2,http/1.1"
+    if spoken.h2c:
+        server = " proto h2"
     settings = place.write(
         "haproxy.cfg",
         f"""
@@ -45,14 +53,15 @@ defaults
     timeout connect 5s
     timeout client 60s
     timeout server 60s
+    timeout tunnel 60s
     timeout http-request 30s
 
 frontend web
-    bind 127.0.0.1:{place.port}
+    bind 127.0.0.1:{place.port}{bind}
     default_backend upstream
 
 backend upstream
-    server one 127.0.0.1:{place.upstream}
+    server one 127.0.0.1:{place.upstream}{server}
 """,
     )
     return [str(program), "-db", "-f", settings]
@@ -60,6 +69,13 @@ backend upstream
 
 def nginx(program: Path, place: Place) -> list[str]:
     user = pwd.getpwuid(os.getuid()).pw_name
+    spoken, listen, version, connection = place.spoken, "", "1.1", 'proxy_set_header Connection "";'
+    if spoken.tls:
+        listen = f" ssl; http2 on; ssl_certificate {tls.CERTIFICATE}; ssl_certificate_key {tls.KEY}"
+    if spoken.h2c:
+        version, connection = "2", ""
+    if spoken.websocket:
+        connection = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
     # Its default closes a connection after a thousand requests, and writes a large answer to a file.
     settings = place.write(
         "nginx.conf",
@@ -82,11 +98,11 @@ http {{
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{place.port} backlog=4096;
+        listen 127.0.0.1:{place.port} backlog=4096{listen};
         location / {{
             proxy_pass http://upstream;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_http_version {version};
+            {connection}
             proxy_set_header Host $http_host;
             proxy_max_temp_file_size 0;
         }}
@@ -98,7 +114,8 @@ http {{
 
 
 def pingora(program: Path, place: Place) -> list[str]:
-    return [str(program), f"127.0.0.1:{place.port}", f"127.0.0.1:{place.upstream}", "1"]
+    spoken = ["tls", str(tls.CERTIFICATE), str(tls.KEY)] if place.spoken.tls else ["h2c"] if place.spoken.h2c else []
+    return [str(program), f"127.0.0.1:{place.port}", f"127.0.0.1:{place.upstream}", "1", *spoken]
 
 
 def pingora_version(_: Path) -> str:
@@ -115,7 +132,7 @@ def envoy(program: Path, place: Place) -> list[str]:
     manager = {
         "@type": f"{extensions}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "web",
-        "codec_type": "HTTP1",
+        "codec_type": "AUTO" if place.spoken.tls else "HTTP1",
         "generate_request_id": False,
         "route_config": {
             "virtual_hosts": [
@@ -136,19 +153,34 @@ def envoy(program: Path, place: Place) -> list[str]:
             }
         ],
     }
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    if place.spoken.websocket:
+        manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    if place.spoken.tls:
+        pair = {"certificate_chain": {"filename": str(tls.CERTIFICATE)}, "private_key": {"filename": str(tls.KEY)}}
+        context = {"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]}
+        sockets = "type.googleapis.com/envoy.extensions.transport_sockets"
+        typed = {"@type": f"{sockets}.tls.v3.DownstreamTlsContext", "common_tls_context": context}
+        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": typed}
     endpoint = {"endpoint": {"address": address(place.upstream)}}
+    cluster = {
+        "name": "upstream",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {"cluster_name": "upstream", "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    if place.spoken.h2c:
+        options = {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+        }
     settings = {
         "static_resources": {
-            "listeners": [{"name": "web", "address": address(place.port), "filter_chains": [{"filters": filters}]}],
-            "clusters": [
-                {
-                    "name": "upstream",
-                    "type": "STATIC",
-                    "connect_timeout": "5s",
-                    "load_assignment": {"cluster_name": "upstream", "endpoints": [{"lb_endpoints": [endpoint]}]},
-                }
-            ],
+            "listeners": [{"name": "web", "address": address(place.port), "filter_chains": [chain]}],
+            "clusters": [cluster],
         }
     }
     path = place.write("envoy.json", json.dumps(settings, indent=1))
@@ -156,6 +188,11 @@ def envoy(program: Path, place: Place) -> list[str]:
 
 
 def traefik(program: Path, place: Place) -> list[str]:
+    router, certificates = "", ""
+    if place.spoken.tls:
+        router = "\n[http.routers.all.tls]\n"
+        pair = f"certFile = {json.dumps(str(tls.CERTIFICATE))}\nkeyFile = {json.dumps(str(tls.KEY))}"
+        certificates = f"[tls.stores.default.defaultCertificate]\n{pair}"
     routes = place.write(
         "routes.toml",
         f"""
@@ -163,9 +200,11 @@ def traefik(program: Path, place: Place) -> list[str]:
 rule = "PathPrefix(`/`)"
 service = "upstream"
 entryPoints = ["web"]
-
+{router}
 [[http.services.upstream.loadBalancer.servers]]
-url = "http://127.0.0.1:{place.upstream}"
+url = "{"h2c" if place.spoken.h2c else "http"}://127.0.0.1:{place.upstream}"
+
+{certificates}
 """,
     )
     settings = place.write(
@@ -196,17 +235,24 @@ def caddy(program: Path, place: Place) -> list[str]:
         "upstreams": [{"dial": f"127.0.0.1:{place.upstream}"}],
         "transport": {"protocol": "http", "keep_alive": {"max_idle_conns_per_host": 64}, "compression": False},
     }
+    if place.spoken.h2c:
+        proxy["transport"]["versions"] = ["h2c", "2"]
     server = {
         "listen": [f"127.0.0.1:{place.port}"],
-        "protocols": ["h1"],
+        "protocols": ["h1", "h2"] if place.spoken.tls else ["h1"],
         "automatic_https": {"disable": True},
         "routes": [{"handle": [proxy]}],
     }
+    apps = {"http": {"servers": {"web": server}}}
+    if place.spoken.tls:
+        server["tls_connection_policies"] = [{}]
+        pair = {"certificate": str(tls.CERTIFICATE), "key": str(tls.KEY)}
+        apps["tls"] = {"certificates": {"load_files": [pair]}}
     settings = {
         "admin": {"disabled": True, "config": {"persist": False}},
         "logging": {"logs": {"default": {"level": "ERROR"}}},
         "storage": {"module": "file_system", "root": str(place.folder)},
-        "apps": {"http": {"servers": {"web": server}}},
+        "apps": apps,
     }
     return [str(program), "run", "--config", place.write("caddy.json", json.dumps(settings, indent=1))]
 
@@ -214,7 +260,14 @@ def caddy(program: Path, place: Place) -> list[str]:
 ONE_GO_THREAD = {"GOMAXPROCS": "1"}
 
 PEERS = [
-    Contender("relay", "raw TCP relay", lambda: fetch.built("tools"), relay, lambda _: "of this repository"),
+    Contender(
+        "relay",
+        "raw TCP relay",
+        lambda: fetch.built("tools"),
+        relay,
+        lambda _: "of this repository",
+        unable={"tls": "it would pass TLS on to the upstream", "h2c": "it would pass HTTP/1.1 on to the upstream"},
+    ),
     Contender("haproxy", "HAProxy", fetch_haproxy, haproxy, lambda it: told(it, "-v")),
     Contender(
         "nginx",

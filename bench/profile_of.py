@@ -11,18 +11,18 @@ from pathlib import Path
 
 from contender import Contender
 from machine import CannotBeHad
-from measure import Load
+from load import Load
 from stand import Stand
 
 
 def syscalls(stand: Stand, contender: Contender, load: Load, seconds: float) -> str:
     """Calls per request by name. Under strace a request takes many times as long, so that fewer share an `epoll_wait`."""
-    running = stand.running(contender, load.path, load.size, load.close)
+    running = stand.running(contender, load)
     load.apply(running, 1)
     with tempfile.NamedTemporaryFile("r", suffix=".strace") as file:
         attach = [argument for pid in running.process.pids() for argument in ("-p", str(pid))]
         tracer = _start(["strace", "-c", "-f", "-o", file.name, *attach])
-        told = load.apply(running, seconds)
+        told = load.understand(load.apply(running, seconds), running)
         tracer.send_signal(signal.SIGINT)
         tracer.wait()
         table = file.read()
@@ -34,7 +34,7 @@ def syscalls(stand: Stand, contender: Contender, load: Load, seconds: float) -> 
 
 
 def functions(stand: Stand, contender: Contender, load: Load, seconds: float) -> str:
-    running = stand.running(contender, load.path, load.size, load.close)
+    running = stand.running(contender, load)
     load.apply(running, 1)
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder, "perf.data"))

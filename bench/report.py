@@ -69,13 +69,14 @@ def _case(results: Results, case: Case) -> list[str]:
         cells += [column.show(figure.middle) for column, figure in zip(others, figures[1:])]
         table.append(_row([results.titles[key], *cells]))
     out = {key: ("dropped out", reason) for key, reason in results.failures.get(case.key, {}).items()}
+    out |= {key: ("not able", reason) for key, reason in results.unable.get(case.key, {}).items()}
     if case.peers:
-        out |= {key: ("skipped", reason) for key, reason in results.skipped.items()}
+        out = {key: ("skipped", reason) for key, reason in results.skipped.items()} | out
     notes = []
     for key, (how, reason) in out.items():
         if not results.samples[case.key].get(key):
             table.append(_row([results.titles[key], how] + [""] * (len(titles) - 2)))
-        notes.append(f"{results.titles[key]} {how}: {' '.join(reason.split())}")
+        notes.append(f"{results.titles[key]} {'is ' if how == 'not able' else ''}{how}: {' '.join(reason.split())}")
     for column, said in (("lost", "of its log lines or segments were dropped"), ("errors", "of the answers were errors")):
         for key, samples in results.samples[case.key].items():
             worst = max((sample.get(column, 0.0) for sample in samples), default=0.0)
@@ -90,7 +91,7 @@ def _how(results: Results) -> list[str]:
         for key, command in results.commands.items()
     ]
     table = "\n".join([_row(["", "version", "command"]), _row(["---"] * 3), *rows])
-    return ["## Who took part", table, f"Load: `{results.facts['load']}`, wrk {results.facts['wrk']}."]
+    return ["## Who took part", table, f"Load: {results.facts['load']}."]
 
 
 def _row(cells: list[str]) -> str:

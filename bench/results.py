@@ -45,6 +45,8 @@ class Results:
     samples: dict[str, dict[str, Samples]] = field(default_factory=dict)
     #: Case, then contender: why there are none, or no more.
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: Case, then contender: why it is not able to do what the case asks for.
+    unable: dict[str, dict[str, str]] = field(default_factory=dict)
     #: Contender: why it takes no part at all.
     skipped: dict[str, str] = field(default_factory=dict)
     #: Contender: what it is called, which version it is, how it was started.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import client
 import fetch
-from contender import Contender, Place, Running
+from contender import HTTP1, Contender, Place, Running, Spoken
 from machine import WORK, gateway_cores, load_cores
 from processes import Process, free_port, stop_all
+
+if TYPE_CHECKING:
+    from load import Load
 
 
 class Stand:
@@ -28,8 +32,8 @@ class Stand:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         tools = str(fetch.built("tools"))
-        self.upstream_port, self.sink_port = free_port(), free_port()
-        self.upstream = self._tool(tools, "upstream", self.upstream_port)
+        self.upstream_port, self.h2c_port, self.sink_port = free_port(), free_port(), free_port()
+        self.upstream = self._tool(tools, "upstream", self.upstream_port, self.h2c_port)
         self._tool(tools, "sink", self.sink_port)
         client.wait_until_right(self.upstream, self.upstream_port, "/113", client.body_of(113))
         return self
@@ -37,12 +41,13 @@ class Stand:
     def __exit__(self, *_) -> None:
         stop_all()
 
-    def _tool(self, tools: str, name: str, port: int) -> Process:
-        return Process([tools, name, f"127.0.0.1:{port}"], load_cores(), self.folder / f"{name}.log")
+    def _tool(self, tools: str, name: str, *ports: int) -> Process:
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        return Process([tools, name, *addresses], load_cores(), self.folder / f"{name}.log")
 
-    def start(self, contender: Contender) -> Running:
+    def start(self, contender: Contender, spoken: Spoken = HTTP1) -> Running:
         """Starts one, on the gateway's core. Whether it answers is the caller's to find out."""
-        place = self._place(contender)
+        place = self._place(contender, spoken)
         program = self.programs[contender.key]
         command = contender.arrange(program, place)
         cores = gateway_cores(contender.workers)
@@ -51,14 +56,14 @@ class Stand:
         self.commands.setdefault(contender.key, _shown(command, cores, contender))
         return Running(contender, place, process)
 
-    def running(self, contender: Contender, path: str, size: int, close: bool = False) -> Running:
+    def running(self, contender: Contender, load: Load) -> Running:
         """One that runs already and gives right answers, or else is started and looked at."""
         if contender.key not in self._running:
-            running = self.start(contender)
+            running = self.start(contender, load.spoken)
             try:
-                port = running.place.port
-                client.wait_until_right(running.process, port, path, client.body_of(size))
-                client.verify(port, self.upstream_port, path, size, close)
+                body = client.body_of(load.size)
+                client.wait_until_right(running.process, running.place.port, load.path, body, tls=load.spoken.tls)
+                load.verify(running, self)
                 contender.prove(running)
             except BaseException:
                 running.process.stop()
@@ -72,11 +77,12 @@ class Stand:
             running.process.stop()
         self._running.clear()
 
-    def _place(self, contender: Contender) -> Place:
+    def _place(self, contender: Contender, spoken: Spoken) -> Place:
         folder = self.folder / contender.key.replace(":", "-")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        return Place(folder, free_port(), free_port(), self.upstream_port, self.sink_port)
+        upstream = self.h2c_port if spoken.h2c else self.upstream_port
+        return Place(folder, free_port(), free_port(), upstream, self.sink_port, spoken)
 
 
 def _shown(command: list[str], cores: list[int], contender: Contender) -> str:

@@ -1,13 +1,19 @@
 //! Connections by number. The number is their token in epoll.
 
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use mio::{Events, Poll};
 
 /// Waits for something to happen.
 pub fn wait(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
+    wait_at_most(poll, events, None)
+}
+
+/// Waits for something to happen, so long and no longer.
+pub fn wait_at_most(poll: &mut Poll, events: &mut Events, time: Option<Duration>) -> io::Result<()> {
     loop {
-        match poll.poll(events, None) {
+        match poll.poll(events, time) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             waited => return waited,
         }

@@ -1,38 +1,36 @@
 //! Answers `GET /any/path/SIZE` with SIZE bytes: every answer is made once and then only written.
 //!
-//! | path ends in | answer |
-//! |---|---|
-//! | `/113` | that many bytes, letters in turn |
-//! | `/connections` | how many connections were accepted so far: tells whether a gateway keeps its own |
-//! | `/head` | the head of the request as it came: tells what a gateway made of it |
-//!
-//! Requests have no bodies here.
+//! Requests have no bodies here. Who asks for WebSocket gets every message back.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
+use crate::asked::{Asked, letters};
 use crate::connections::{Connections, wait};
+use crate::websocket;
 
 const LISTENER: Token = Token(usize::MAX);
 const LARGEST_HEAD: usize = 64 * 1024;
-const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
-#[derive(Default)]
 struct Answers {
     made: HashMap<(usize, bool), Rc<[u8]>>,
-    accepted: usize,
+    accepted: Arc<AtomicUsize>,
 }
 
 struct Connection {
     stream: TcpStream,
-    /// Of a request whose head has not come to its end.
+    /// Of a request whose head has not come to its end, or of a message.
     begun: Vec<u8>,
+    /// Messages come, and go back.
+    echo: bool,
     answers: VecDeque<Rc<[u8]>>,
     /// How much of the first answer is written.
     written: usize,
@@ -40,12 +38,12 @@ struct Connection {
     close: bool,
 }
 
-pub fn run(listen: SocketAddr) -> io::Result<()> {
+pub fn run(listen: SocketAddr, accepted: Arc<AtomicUsize>) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind(listen)?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
 
-    let mut answers = Answers::default();
+    let mut answers = Answers { made: HashMap::new(), accepted };
     let mut connections = Connections::new();
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; LARGEST_HEAD];
@@ -53,7 +51,7 @@ pub fn run(listen: SocketAddr) -> io::Result<()> {
         wait(&mut poll, &mut events)?;
         for event in &events {
             if event.token() == LISTENER {
-                answers.accepted += accept(&listener, &poll, &mut connections)?;
+                answers.accepted.fetch_add(accept(&listener, &poll, &mut connections)?, Relaxed);
                 continue;
             }
             let Token(number) = event.token();
@@ -83,6 +81,7 @@ fn accept(listener: &TcpListener, poll: &Poll, connections: &mut Connections<Con
         connections.insert(Connection {
             stream,
             begun: Vec::new(),
+            echo: false,
             answers: VecDeque::new(),
             written: 0,
             close: false,
@@ -102,7 +101,7 @@ impl Connection {
             };
             self.begun.extend_from_slice(&buffer[..length]);
             self.take_requests(answers);
-            if self.begun.len() > LARGEST_HEAD {
+            if self.echo && !self.take_messages() || self.begun.len() > LARGEST_HEAD {
                 return Ok(false);
             }
             // A short read says that the socket is empty; only an announced end has to be fetched.
@@ -114,14 +113,35 @@ impl Connection {
 
     fn take_requests(&mut self, answers: &mut Answers) {
         let mut taken = 0;
-        while let Some(end) = self.begun[taken..].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+        while !self.echo
+            && let Some(end) = self.begun[taken..].windows(4).position(|bytes| bytes == b"\r\n\r\n")
+        {
             let head = &self.begun[taken..taken + end + 4];
-            let close = asks_to_close(head);
+            taken += end + 4;
+            if field(head, "sec-websocket-key") == Some(websocket::KEY.as_bytes()) {
+                self.answers.push_back(websocket::agreement().into_bytes().into());
+                self.echo = true;
+                continue;
+            }
+            let close = field(head, "connection").is_some_and(|it| it.eq_ignore_ascii_case(b"close"));
             self.answers.push_back(answers.to(head, close));
             self.close |= close;
-            taken += end + 4;
         }
         self.begun.drain(..taken);
+    }
+
+    /// Sends every message back. Says whether they were messages.
+    fn take_messages(&mut self) -> bool {
+        loop {
+            match websocket::first(&self.begun) {
+                Ok(Some((message, length))) => {
+                    self.answers.push_back(websocket::from_server(&message).into());
+                    self.begun.drain(..length);
+                }
+                Ok(None) => return true,
+                Err(websocket::Unknown) => return false,
+            }
+        }
     }
 
     /// Writes what the socket takes. Says whether the connection stays open.
@@ -142,25 +162,24 @@ impl Connection {
     }
 }
 
-fn asks_to_close(head: &[u8]) -> bool {
-    const CLOSE: &[u8] = b"connection: close";
-    head.split(|byte| *byte == b'\n')
-        .any(|line| line.get(..CLOSE.len()).is_some_and(|it| it.eq_ignore_ascii_case(CLOSE)))
+/// The value of a header whose name is given in lower case.
+fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (found, value) = line.split_at_checked(name.len())?;
+        found.eq_ignore_ascii_case(name.as_bytes()).then_some(value.strip_prefix(b":")?.trim_ascii())
+    })
 }
 
 impl Answers {
     fn to(&mut self, head: &[u8], close: bool) -> Rc<[u8]> {
-        let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let size = std::str::from_utf8(last).ok().and_then(|text| text.parse().ok());
-        match (last, size) {
-            (_, Some(size)) if size <= LARGEST_BODY => Rc::clone(self.made.entry((size, close)).or_insert_with(|| {
-                let body: Vec<u8> = (b'a'..=b'z').cycle().take(size).collect();
-                answer("200 OK", &body, close)
-            })),
-            (b"connections", _) => answer("200 OK", self.accepted.to_string().as_bytes(), close),
-            (b"head", _) => answer("200 OK", head, close),
-            _ => answer("404 Not Found", b"the path ends in no size\n", close),
+        match Asked::by(head.split(|byte| *byte == b' ').nth(1).unwrap_or_default()) {
+            Some(Asked::Bytes(size)) => {
+                let make = || answer("200 OK", &letters(size), close);
+                Rc::clone(self.made.entry((size, close)).or_insert_with(make))
+            }
+            Some(Asked::Connections) => answer("200 OK", self.accepted.load(Relaxed).to_string().as_bytes(), close),
+            Some(Asked::Head) => answer("200 OK", head, close),
+            None => answer("404 Not Found", Asked::NOTHING, close),
         }
     }
 }
