@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 use portcullis_middleware::Origin;
-use portcullis_middleware::client::{TrustedProxies, settle};
+use portcullis_middleware::client::{Source, TrustedProxies, settle};
 
 fuzz_target!(|input: (u32, Vec<(bool, Vec<u8>)>)| {
     let (peer, lines) = input;
@@ -19,7 +19,8 @@ fuzz_target!(|input: (u32, Vec<(bool, Vec<u8>)>)| {
     let peer = SocketAddr::new(std::net::Ipv4Addr::from_bits(peer).into(), 4711);
     let trusted = TrustedProxies::new(["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network")));
 
-    let client = settle(peer, None, &headers, &trusted);
+    assert_eq!(settle(peer, Source::Unnamed, &headers, &trusted), None);
+    let client = settle(peer, Source::Itself, &headers, &trusted).expect("it speaks for itself");
     assert_eq!(client.ip, client.ip.to_canonical());
     assert_eq!(client.peer_is_trusted, trusted.contains(peer.ip()));
     if !client.peer_is_trusted {

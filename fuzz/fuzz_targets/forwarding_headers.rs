@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use portcullis::proxy::headers::{end_hop, prepare};
 use portcullis_config::Forwarding;
-use portcullis_middleware::client::{TrustedProxies, settle};
+use portcullis_middleware::client::{Source, TrustedProxies, settle};
 use portcullis_middleware::exchange::Arrival;
 use portcullis_middleware::{Exchange, testing};
 
@@ -29,8 +29,8 @@ fuzz_target!(|input: (u32, u8, Vec<(u8, Vec<u8>)>)| {
     }
     let trusted = TrustedProxies::new(["10.0.0.0/8".parse().expect("a network")]);
     let peer = SocketAddr::new(Ipv4Addr::from_bits(peer).into(), 4711);
-    let client = settle(peer, None, request.headers(), &trusted);
-    let exchange = Exchange::new(Arrival { client: Some(client), ..Arrival::default() }, &testing::request("GET", "/"));
+    let client = settle(peer, Source::Itself, request.headers(), &trusted);
+    let exchange = Exchange::new(Arrival { client, ..Arrival::default() }, &testing::request("GET", "/"));
     end_hop(request.headers_mut());
     prepare(&mut request, &exchange, mode).expect("the client is known");
 

@@ -81,7 +81,7 @@ pub fn arrive<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) ->
 /// Who sent a request that came over the connection with this peer.
 fn client(peer: &Peer, headers: &HeaderMap, trusted: &TrustedProxies) -> Option<Client> {
     match peer.address {
-        Some(address) => Some(client::settle(address, peer.source, headers, trusted)),
+        Some(address) => client::settle(address, peer.source, headers, trusted),
         None => client::settle_unix(peer.source, headers, trusted),
     }
 }

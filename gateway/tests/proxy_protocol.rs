@@ -219,14 +219,34 @@ async fn a_balancer_that_speaks_for_itself_is_the_client() {
     let gateway = gateway("\"127.0.0.1\"", "").await;
     let local = [&BINARY[..12], b"\x20\0\0\0"].concat();
     let local_with_addresses = [&BINARY[..12], b"\x20", &BINARY[13..]].concat();
-    for header in
-        [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.9 192.0.2.1 1 2\r\n", &local, &local_with_addresses]
-    {
+    for header in [local, local_with_addresses] {
         let mut wire = Wire::connect(gateway.address).await;
         wire.put(header).await;
         assert_eq!(client_of(&mut wire, REQUEST).await, "127.0.0.1");
     }
-    assert_eq!(counted(&gateway, "local").await, 4);
+    assert_eq!(counted(&gateway, "local").await, 2);
+}
+
+#[tokio::test]
+async fn whom_a_balancer_cannot_name_has_no_address_and_chooses_none() {
+    // They were taken for the balancer itself, and so was what they had written into `X-Forwarded-For`.
+    let gateway = gateway("\"127.0.0.1\"", "").await;
+    let (no_family, with_addresses) =
+        ([&BINARY[..12], b"\x21\0\0\0"].concat(), [&BINARY[..12], b"\x21\0", &BINARY[14..]].concat());
+    for header in
+        [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.9 192.0.2.1 1 2\r\n", &no_family, &with_addresses]
+    {
+        let mut wire = Wire::connect(gateway.address).await;
+        wire.put(header).await;
+        for claim in ["x-forwarded-for: 203.0.113.9", "forwarded: for=203.0.113.9", "x-nothing: at-all"] {
+            wire.put(format!("GET /office HTTP/1.1\r\nhost: a\r\n{claim}\r\n\r\n")).await;
+            let (head, _) = answer(&mut wire).await;
+            assert!(head.starts_with("HTTP/1.1 500 "), "{}, {claim}: {head}", header.escape_ascii());
+            let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{claim}\r\n\r\n");
+            assert_eq!(client_of(&mut wire, request.as_bytes()).await, "unknown");
+        }
+    }
+    assert_eq!((counted(&gateway, "unnamed").await, counted(&gateway, "local").await), (4, 0));
 }
 
 #[tokio::test]

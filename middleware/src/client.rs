@@ -12,7 +12,8 @@
 //!
 //! With the PROXY protocol the connection's peer is a load balancer that sees no HTTP: whoever it names wrote the
 //! request, headers included. So that source takes the peer's place, and its headers are believed only if it is a
-//! trusted proxy itself.
+//! trusted proxy itself. A load balancer that relays somebody whom it cannot name (`UNKNOWN`) names nobody, and whatever
+//! those requests claim is not believed: there is no client.
 //!
 //! The other end of a unix socket has no address. It is nobody, unless `trusted_proxies` has `"unix:"` and it names the
 //! client by the PROXY protocol or a forwarding header.
@@ -71,18 +72,24 @@ impl FromIterator<TrustedProxy> for TrustedProxies {
     }
 }
 
-/// Finds who sent a request.
-///
-/// `peer` is the other end of the connection, `proxy_protocol_source` whom it named by the PROXY protocol.
-pub fn settle(
-    peer: SocketAddr,
-    proxy_protocol_source: Option<SocketAddr>,
-    headers: &HeaderMap,
-    trusted: &TrustedProxies,
-) -> Client {
-    let (peer, origin) = match proxy_protocol_source {
-        Some(source) if trusted.contains(peer.ip()) => (source, Origin::ProxyProtocol),
-        _ => (peer, Origin::Peer),
+/// Who speaks over a connection, as its other end says by the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Source {
+    /// The other end itself. So it is without the protocol too.
+    #[default]
+    Itself,
+    /// A client with this address.
+    Client(SocketAddr),
+    /// Somebody whom the other end cannot name.
+    Unnamed,
+}
+
+/// Finds who sent a request; `None` if the other end of the connection, `peer`, relays somebody whom it cannot name.
+pub fn settle(peer: SocketAddr, source: Source, headers: &HeaderMap, trusted: &TrustedProxies) -> Option<Client> {
+    let (peer, origin) = match source {
+        Source::Unnamed => return None,
+        Source::Client(source) if trusted.contains(peer.ip()) => (source, Origin::ProxyProtocol),
+        Source::Client(_) | Source::Itself => (peer, Origin::Peer),
     };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let peer_is_trusted = trusted.contains(peer.ip());
@@ -91,28 +98,27 @@ pub fn settle(
         Some(found) => found,
         None => (peer.ip(), origin),
     };
-    Client { ip, origin, peer: Some(peer), peer_is_trusted }
+    Some(Client { ip, origin, peer: Some(peer), peer_is_trusted })
 }
 
 /// Finds who sent a request over a unix socket.
 ///
 /// Its other end has no address, so there is a client only if that end is trusted and names one. Without, nobody is
 /// taken for somebody: whoever decides by the client's address refuses.
-pub fn settle_unix(
-    proxy_protocol_source: Option<SocketAddr>,
-    headers: &HeaderMap,
-    trusted: &TrustedProxies,
-) -> Option<Client> {
-    if !trusted.unix {
-        return None;
+pub fn settle_unix(source: Source, headers: &HeaderMap, trusted: &TrustedProxies) -> Option<Client> {
+    match source {
+        _ if !trusted.unix => None,
+        Source::Unnamed => None,
+        Source::Itself => {
+            let (ip, origin) = walk(headers, trusted)?;
+            Some(Client { ip, origin, peer: None, peer_is_trusted: true })
+        }
+        Source::Client(source) => {
+            let client = settle(source, Source::Itself, headers, trusted)?;
+            let origin = if client.origin == Origin::Peer { Origin::ProxyProtocol } else { client.origin };
+            Some(Client { origin, ..client })
+        }
     }
-    let Some(source) = proxy_protocol_source else {
-        let (ip, origin) = walk(headers, trusted)?;
-        return Some(Client { ip, origin, peer: None, peer_is_trusted: true });
-    };
-    let client = settle(source, None, headers, trusted);
-    let origin = if client.origin == Origin::Peer { Origin::ProxyProtocol } else { client.origin };
-    Some(Client { origin, ..client })
 }
 
 /// Follows the forwarding header back to the client; `None` if its last entry is no address, or there is none.
@@ -257,8 +263,15 @@ mod tests {
         lines.collect()
     }
 
+    /// The client of a request that a trusted proxy passes on.
+    fn behind_a_proxy(headers: &HeaderMap) -> Option<Client> {
+        settle(PEER.parse().unwrap(), Source::Itself, headers, &trusted())
+    }
+
     fn from(peer: &str, lines: &[(&'static str, &[u8])]) -> (String, String) {
-        let client = settle(peer.parse().expect("a test gives an address"), None, &headers(lines), &trusted());
+        let client =
+            settle(peer.parse().expect("a test gives an address"), Source::Itself, &headers(lines), &trusted())
+                .unwrap();
         (client.ip.to_string(), client.origin.to_string())
     }
 
@@ -270,8 +283,8 @@ mod tests {
     #[test]
     fn nobody_is_believed_by_default() {
         let lines = headers(&[("x-forwarded-for", b"1.1.1.1"), ("forwarded", b"for=1.1.1.1")]);
-        let client =
-            settle(PEER.parse().unwrap(), Some("2.2.2.2:1".parse().unwrap()), &lines, &TrustedProxies::default());
+        let source = Source::Client("2.2.2.2:1".parse().unwrap());
+        let client = settle(PEER.parse().unwrap(), source, &lines, &TrustedProxies::default()).unwrap();
         assert_eq!(
             (client.ip.to_string(), client.origin, client.peer_is_trusted),
             ("10.0.0.5".into(), Origin::Peer, false)
@@ -376,14 +389,18 @@ mod tests {
     fn mapped_addresses_are_ipv4_for_peers_entries_and_trust() {
         let lines = [("x-forwarded-for", &b"203.0.113.9, ::ffff:10.0.0.7"[..])];
         assert_eq!(from("[::ffff:10.0.0.5]:1", &lines), ("203.0.113.9".into(), "x_forwarded_for[0]".into()));
-        let client = settle("[::ffff:10.0.0.5]:1".parse().unwrap(), None, &HeaderMap::new(), &trusted());
+        let client =
+            settle("[::ffff:10.0.0.5]:1".parse().unwrap(), Source::Itself, &HeaderMap::new(), &trusted()).unwrap();
         assert_eq!((client.ip.to_string(), client.peer.unwrap().to_string()), ("10.0.0.5".into(), "10.0.0.5:1".into()));
     }
 
     #[test]
     fn a_proxy_protocol_source_is_the_peer_and_its_headers_are_believed_only_if_it_is_trusted() {
         let lines = headers(&[("x-forwarded-for", b"203.0.113.9")]);
-        let from = |source: &str| settle(PEER.parse().unwrap(), Some(source.parse().unwrap()), &lines, &trusted());
+        let between = |peer: &str, source: &str| {
+            settle(peer.parse().unwrap(), Source::Client(source.parse().unwrap()), &lines, &trusted()).unwrap()
+        };
+        let from = |source| between(PEER, source);
 
         let client = from("198.51.100.1:5");
         assert_eq!((client.ip.to_string(), client.origin), ("198.51.100.1".into(), Origin::ProxyProtocol));
@@ -393,27 +410,40 @@ mod tests {
         assert_eq!((client.ip.to_string(), client.origin), ("203.0.113.9".into(), Origin::XForwardedFor(0)));
         assert!(client.peer_is_trusted);
 
-        let client = settle("192.0.2.1:1".parse().unwrap(), Some("10.9.9.9:5".parse().unwrap()), &lines, &trusted());
+        let client = between("192.0.2.1:1", "10.9.9.9:5");
         assert_eq!((client.ip.to_string(), client.origin), ("192.0.2.1".into(), Origin::Peer));
+    }
+
+    #[test]
+    fn whom_the_proxy_protocol_cannot_name_is_nobody_and_believed_nothing() {
+        let unix: TrustedProxies = ["unix:", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into_iter().collect();
+        for lines in [&[("x-forwarded-for", &b"203.0.113.9"[..])][..], &[("forwarded", b"for=10.0.0.7")], &[]] {
+            let lines = headers(lines);
+            // Also if the balancer was trusted when it connected, and is not any more.
+            for peer in [PEER, "192.0.2.1:1"] {
+                assert_eq!(settle(peer.parse().unwrap(), Source::Unnamed, &lines, &trusted()), None);
+            }
+            assert_eq!(settle_unix(Source::Unnamed, &lines, &unix), None);
+        }
     }
 
     #[test]
     fn a_unix_peer_is_nobody_unless_it_is_trusted_and_names_somebody() {
         let unix: TrustedProxies = ["unix:", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into_iter().collect();
         let named = headers(&[("x-forwarded-for", b"203.0.113.9, 10.0.0.7")]);
-        let source = || Some("198.51.100.1:5".parse().unwrap());
+        let source = Source::Client("198.51.100.1:5".parse().unwrap());
 
         for headers in [&named, &HeaderMap::new()] {
-            assert_eq!(settle_unix(None, headers, &trusted()), None, "networks say nothing of it");
-            assert_eq!(settle_unix(source(), headers, &trusted()), None);
+            assert_eq!(settle_unix(Source::Itself, headers, &trusted()), None, "networks say nothing of it");
+            assert_eq!(settle_unix(source, headers, &trusted()), None);
         }
-        assert_eq!(settle_unix(None, &HeaderMap::new(), &unix), None, "trusted, but it names nobody");
+        assert_eq!(settle_unix(Source::Itself, &HeaderMap::new(), &unix), None, "trusted, but it names nobody");
 
-        let client = settle_unix(None, &named, &unix).unwrap();
+        let client = settle_unix(Source::Itself, &named, &unix).unwrap();
         assert_eq!((client.ip.to_string(), client.origin), ("203.0.113.9".into(), Origin::XForwardedFor(0)));
         assert_eq!((client.peer, client.peer_is_trusted), (None, true));
 
-        let client = settle_unix(source(), &named, &unix).unwrap();
+        let client = settle_unix(source, &named, &unix).unwrap();
         assert_eq!((client.ip.to_string(), client.origin), ("198.51.100.1".into(), Origin::ProxyProtocol));
         assert!(!client.peer_is_trusted, "who wrote the headers is a stranger");
     }
@@ -439,7 +469,8 @@ mod tests {
         #[test]
         fn without_trusted_proxies_the_client_is_the_peer(x in value(), forwarded in value()) {
             let lines = headers(&[("x-forwarded-for", &x), ("forwarded", &forwarded)]);
-            let client = settle(PEER.parse().unwrap(), Some("10.0.0.1:1".parse().unwrap()), &lines, &TrustedProxies::default());
+            let source = Source::Client("10.0.0.1:1".parse().unwrap());
+            let client = settle(PEER.parse().unwrap(), source, &lines, &TrustedProxies::default()).unwrap();
             prop_assert_eq!((client.ip.to_string(), client.origin), ("10.0.0.5".to_owned(), Origin::Peer));
         }
 
@@ -447,17 +478,17 @@ mod tests {
         fn nothing_a_client_writes_changes_what_the_proxy_appends(x in value(), forwarded in value()) {
             let appended = [&x[..], b", 203.0.113.9"].concat();
             let lines = headers(&[("x-forwarded-for", &appended), ("forwarded", &forwarded)]);
-            prop_assert_eq!(settle(PEER.parse().unwrap(), None, &lines, &trusted()).ip.to_string(), "203.0.113.9");
+            prop_assert_eq!(behind_a_proxy(&lines).unwrap().ip.to_string(), "203.0.113.9");
 
             let appended = [&forwarded[..], b", for=\"203.0.113.9:80\""].concat();
             let lines = headers(&[("forwarded", &appended)]);
-            prop_assert_eq!(settle(PEER.parse().unwrap(), None, &lines, &trusted()).ip.to_string(), "203.0.113.9");
+            prop_assert_eq!(behind_a_proxy(&lines).unwrap().ip.to_string(), "203.0.113.9");
         }
 
         #[test]
         fn no_forwarding_header_makes_it_panic(x in value(), forwarded in value()) {
-            settle(PEER.parse().unwrap(), None, &headers(&[("x-forwarded-for", &x)]), &trusted());
-            settle(PEER.parse().unwrap(), None, &headers(&[("forwarded", &forwarded)]), &trusted());
+            behind_a_proxy(&headers(&[("x-forwarded-for", &x)]));
+            behind_a_proxy(&headers(&[("forwarded", &forwarded)]));
         }
     }
 }

@@ -506,7 +506,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_spoofed_forwarding_header_admits_nobody() {
-        use crate::client::{TrustedProxies, settle};
+        use crate::client::{Source, TrustedProxies, settle};
 
         let app = chain::<IpWhitelist>(r#"allow = ["10.0.0.0/8"]"#);
         let proxies = TrustedProxies::new(["192.0.2.0/24".parse().expect("a network")]);
@@ -515,8 +515,8 @@ mod tests {
             for (name, value) in lines {
                 request.headers_mut().append(*name, value.parse().expect("a value"));
             }
-            let client = settle(peer.parse().expect("an address"), None, request.headers(), &proxies);
-            app.clone().from_client(Some(client)).send(request).await.status.as_u16()
+            let client = settle(peer.parse().expect("an address"), Source::Itself, request.headers(), &proxies);
+            app.clone().from_client(client).send(request).await.status.as_u16()
         };
         for spoofed in ["10.0.0.1", "::ffff:10.0.0.1", "10.0.0.1, 10.0.0.1", "for=10.0.0.1"] {
             for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-client-ip"] {

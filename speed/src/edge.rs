@@ -13,7 +13,7 @@ use portcullis::observe::Observer;
 use portcullis::proxy::headers::prepare;
 use portcullis::server::Peer;
 use portcullis_config::Forwarding;
-use portcullis_middleware::client::settle;
+use portcullis_middleware::client::{Source, settle};
 use portcullis_middleware::{Request, Response};
 use tokio::runtime;
 
@@ -78,7 +78,7 @@ pub(crate) fn client(meter: &mut Meter<'_>, peer: &str) {
     let running = Running::start(&format!("{LISTENER}{ROUTE}"));
     let peer: IpAddr = peer.parse().expect("an address");
     let came = request("api.example.com", "/orders/7", Some("203.0.113.9, 10.0.0.7, 192.168.7.7"));
-    meter.count(|| (), |()| settle((peer, 4711).into(), None, came.headers(), &running.door.trusted_proxies));
+    meter.count(|| (), |()| settle((peer, 4711).into(), Source::Itself, came.headers(), &running.door.trusted_proxies));
 }
 
 /// What the proxy does to a request's headers.
@@ -144,7 +144,7 @@ pub(crate) fn answer(meter: &mut Meter<'_>) {
 /// A trusted proxy, as most requests come from one.
 static PEER: Peer = Peer {
     address: Some(std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 4711)),
-    source: None,
+    source: Source::Itself,
     local: None,
     tls: None,
 };

@@ -26,7 +26,7 @@ pub struct Listener {
     #[schemars(extend("default" = ["router"]))]
     pub chain: Vec<ChainItem>,
     /// Whether connections begin with a PROXY protocol header, version 1 or 2. It is taken from `trusted_proxies` only,
-    /// and a connection without one is closed.
+    /// and a connection without one is closed. A client whom it does not name has no address.
     #[serde(default)]
     pub proxy_protocol: Spanned<bool>,
     /// Certificates, if it speaks TLS.

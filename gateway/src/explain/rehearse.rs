@@ -9,6 +9,7 @@ use http::header::{ALLOW, FORWARDED, HOST, LOCATION};
 use http::{HeaderName, HeaderValue};
 use portcullis_config::units::{self, HostPattern};
 use portcullis_config::{capture_of, did_you_mean};
+use portcullis_middleware::client::Source;
 use portcullis_middleware::layer::{self, Running, hop};
 use portcullis_middleware::router::{self, Criterion, HostMap, host_of};
 use portcullis_middleware::{Exchange, MatchedRoute, Origin, Rejection, Request, Response, RouteInfo};
@@ -60,7 +61,7 @@ async fn rehearse(plan: &Plan, asked: &Asked, stage: Stage) -> Result<Explanatio
         }
     };
     let address = Some(SocketAddr::new(whom, 0));
-    let peer = Peer { address, source: None, local, tls };
+    let peer = Peer { address, source: Source::Itself, local, tls };
 
     let mut real = copy(&request);
     real.extensions_mut().insert(stage.clone());

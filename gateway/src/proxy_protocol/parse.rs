@@ -32,9 +32,10 @@ pub struct Header {
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said {
-    /// The sender speaks for itself (`LOCAL`), as it does to see whether we are there, or does not know for whom it speaks
-    /// (`UNKNOWN`).
+    /// The sender speaks for itself (`LOCAL`), as it does to see whether we are there.
     Itself,
+    /// The sender passes on what somebody else sends, whom it cannot name (`UNKNOWN`, or no family).
+    Unnamed,
     /// The sender passes on what somebody else sends.
     Relayed {
         /// Who that is.
@@ -111,7 +112,7 @@ fn version1(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
 fn words(line: &[u8]) -> Option<Said> {
     // Whatever else stands there is to be ignored.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
-        return Some(Said::Itself);
+        return Some(Said::Unnamed);
     }
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let ip = match words.next()? {
@@ -156,7 +157,8 @@ fn version2(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let said = match (version_and_command & 0xf, family) {
         // Of a connection of its own the sender has nothing to say, and whatever it does say is to be skipped. So is what
         // has no family: nobody knows where its addresses end.
-        (0, _) | (1, 0x00) => Said::Itself,
+        (0, _) => Said::Itself,
+        (1, 0x00) => Said::Unnamed,
         (1, 0x11) => relayed::<4>(header)?,
         (1, 0x21) => relayed::<16>(header)?,
         (1, _) => return Err(Malformed::Family),

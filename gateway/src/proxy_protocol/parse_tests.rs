@@ -45,16 +45,16 @@ fn both_versions_are_read_wherever_they_are_cut() {
 }
 
 #[test]
-fn who_speaks_for_itself_is_believed_whatever_else_it_says() {
-    reads(b"PROXY UNKNOWN\r\n", Said::Itself);
-    reads(b"PROXY UNKNOWN 203.0.113.9 anything \xff\0 goes\r\n", Said::Itself);
+fn only_local_is_the_senders_own_and_both_it_and_the_unnamed_may_say_anything_else() {
+    reads(b"PROXY UNKNOWN\r\n", Said::Unnamed);
+    reads(b"PROXY UNKNOWN 203.0.113.9 anything \xff\0 goes\r\n", Said::Unnamed);
     let longest = [&b"PROXY UNKNOWN "[..], &[b'x'; LONGEST_LINE - 16], b"\r\n"].concat();
     assert_eq!(longest.len(), LONGEST_LINE);
-    reads(&longest, Said::Itself);
+    reads(&longest, Said::Unnamed);
     for block in [&[][..], &BLOCK, b"\x03\0\x04nope", &[0xff; 300]] {
         reads(&binary(0, 0x00, block), Said::Itself);
         reads(&binary(0, 0x11, block), Said::Itself);
-        reads(&binary(1, 0x00, block), Said::Itself);
+        reads(&binary(1, 0x00, block), Said::Unnamed);
     }
 }
 
@@ -247,7 +247,7 @@ proptest! {
                     prop_assert_eq!(elsewhere(&bytes), Some((Some((source, destination)), length)));
                 }
                 // Of what a sender says of itself the other one reads more than is meant to be read.
-                Said::Itself => if let Some((named, other)) = elsewhere(&bytes) {
+                Said::Itself | Said::Unnamed => if let Some((named, other)) = elsewhere(&bytes) {
                     prop_assert_eq!((named.is_none() || bytes[12] == 0x20, other), (true, length));
                 }
             }

@@ -65,6 +65,7 @@ impl Receiver {
         self.counts.count(match &taken {
             Ok(Taken { said: Said::Relayed { .. }, .. }) => Outcome::Relayed,
             Ok(Taken { said: Said::Itself, .. }) => Outcome::Local,
+            Ok(Taken { said: Said::Unnamed, .. }) => Outcome::Unnamed,
             Err(refused) => refused.outcome(),
         });
         taken
@@ -141,6 +142,8 @@ pub enum Outcome {
     Relayed,
     /// It said that the peer speaks for itself.
     Local,
+    /// It named nobody, and yet somebody else's bytes follow.
+    Unnamed,
     /// With `Refused::Untrusted`, without a look at it.
     Untrusted,
     /// There was none.
@@ -155,9 +158,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Relayed,
         Outcome::Local,
+        Outcome::Unnamed,
         Outcome::Untrusted,
         Outcome::Missing,
         Outcome::Malformed,
@@ -170,6 +174,7 @@ impl Outcome {
         match self {
             Outcome::Relayed => "relayed",
             Outcome::Local => "local",
+            Outcome::Unnamed => "unnamed",
             Outcome::Untrusted => "untrusted",
             Outcome::Missing => "missing",
             Outcome::Malformed => "malformed",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use portcullis_middleware::client::Source;
 use tracing::{debug, warn};
 
 use super::places::Place;
@@ -94,7 +95,13 @@ impl<A: Application> Post<A> {
         let local = local.or_else(|| self.server.address.tcp());
         let (application, server) = (self.applications[worker].clone(), self.server.clone());
         let serve = async move |stream| {
-            connection::serve(stream, Peer { address, source: None, local, tls: None }, &application, &server).await;
+            connection::serve(
+                stream,
+                Peer { address, source: Source::Itself, local, tls: None },
+                &application,
+                &server,
+            )
+            .await;
             drop((place, load));
         };
         if worker == accepted_by {

@@ -35,6 +35,7 @@ use bytes::Bytes;
 use http_body::Body as HttpBody;
 use portcullis_config::units::ListenAddress;
 use portcullis_config::{Limits, ListenerTimeouts};
+use portcullis_middleware::client::Source;
 use portcullis_middleware::{Cause, Request};
 use tokio_util::task::TaskTracker;
 
@@ -57,8 +58,8 @@ use strict::Refusal;
 pub struct Peer {
     /// The other end. A unix socket's has no address.
     pub address: Option<SocketAddr>,
-    /// Whom the other end named by the PROXY protocol.
-    pub source: Option<SocketAddr>,
+    /// Who speaks, as the other end says by the PROXY protocol.
+    pub source: Source,
     /// This end, or what the other end named as it.
     pub local: Option<SocketAddr>,
     /// What a TLS handshake established, if there was one.
@@ -68,7 +69,7 @@ pub struct Peer {
 impl Peer {
     /// A peer that speaks for itself, in clear.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address: Some(address), source: None, local: None, tls: None }
+        Self { address: Some(address), source: Source::Itself, local: None, tls: None }
     }
 }
 

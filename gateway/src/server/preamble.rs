@@ -1,5 +1,6 @@
 //! PROXY protocol headers of an address' connections, and what is told of those that were refused.
 
+use portcullis_middleware::client::Source;
 use tracing::{debug, info};
 
 use super::stream::Stream;
@@ -27,8 +28,12 @@ impl Preambles {
         match receiver.take(stream, peer.address, manners.header).await {
             Ok(Taken { said, behind }) => {
                 stream.put_back(behind);
-                if let Said::Relayed { source, destination } = said {
-                    (peer.source, peer.local) = (Some(source), Some(destination));
+                match said {
+                    Said::Itself => {}
+                    Said::Unnamed => peer.source = Source::Unnamed,
+                    Said::Relayed { source, destination } => {
+                        (peer.source, peer.local) = (Source::Client(source), Some(destination));
+                    }
                 }
                 true
             }
