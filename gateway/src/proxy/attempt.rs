@@ -122,7 +122,7 @@ impl Message {
             None => target.pool.speak(self.exchange.is_grpc()),
         };
         let introduction = self.introduction.as_deref();
-        // What becomes a tunnel is no connection for others, and must not turn out to be stale.
+        // What becomes a tunnel is no connection for others, and must not turn out to have gone stale while it was idle.
         let fresh = !turn.may_reuse || self.asked.is_some() || introduction.is_some();
         let way = connect(target, speak, timeouts, deadline, note.started(), fresh, introduction).await?;
         let (mut response, course) = match way {
@@ -336,9 +336,10 @@ async fn connect(
     fresh: bool,
     introduction: Option<&Introduction>,
 ) -> Result<Way, Failure> {
+    let limit = timeouts.connect.unwrap_or(NEVER);
     // A connection that is shared is watched by its driver, so that one which is gone is not among them.
     if speak != Speak::Http1
-        && let Some(place) = target.pool.enter(now)
+        && let Some(place) = target.pool.enter(now, limit)
     {
         return Ok(Way::Shared(place));
     }
@@ -350,7 +351,6 @@ async fn connect(
     }
     let left = deadline.map_or(NEVER, |deadline| deadline.saturating_duration_since(Instant::now()));
     let late = Failure::new(Fault::Connect, Cause::ConnectTimeout);
-    let limit = timeouts.connect.unwrap_or(NEVER);
     // Boxed, so that the requests which find an open connection have no room for it.
     let open = async {
         match introduction {

@@ -11,6 +11,7 @@ mod failure;
 mod forward;
 mod grpc;
 pub mod headers;
+mod line;
 mod policy;
 mod pool;
 mod rehearsal;

@@ -24,8 +24,9 @@ pub use super::counts::{Closed, Counts};
 use super::connection::http2::Pings;
 use super::connection::{Connection, Connector, Speak, State};
 use super::counts::Counters;
+use super::line::Line;
 use super::policy::{NEVER, Policy};
-use super::room::{Permit, Queue, Room};
+use super::room::{Closing, Permit, Room};
 use super::sharing::Sharing;
 use crate::registry::Address;
 use crate::tls;
@@ -250,7 +251,7 @@ pub(super) struct Pool {
 pub(super) struct Idle {
     /// The one used last is on top.
     kept: Vec<Kept>,
-    pub(super) queue: Queue,
+    pub(super) waiting: Line<Lease>,
 }
 
 /// A connection in a pool's books.
@@ -313,8 +314,8 @@ impl Pool {
         kept.since = now;
         let surplus = {
             let mut idle = self.idle();
-            if !idle.queue.is_empty() {
-                match idle.queue.serve(self.lease(kept, true)).and_then(Lease::unused) {
+            if idle.waiting.is_awaited() {
+                match idle.waiting.serve(self.lease(kept, true)).and_then(Lease::unused) {
                     None => return self.count().reuse(),
                     Some(unwanted) => kept = unwanted,
                 }
@@ -381,7 +382,7 @@ impl Pool {
     }
 
     /// Closes the connection that nobody has used for longest, since another worker wants one.
-    pub(super) fn close_one(&self) {
+    pub(super) fn close_one(&self) -> Closing {
         let mut idle = self.idle();
         if idle.kept.is_empty() {
             drop(idle);
@@ -391,6 +392,7 @@ impl Pool {
         drop(idle);
         drop(oldest);
         self.count().close(Closed::Surplus);
+        Closing::Now
     }
 
     fn clear(&self) {

@@ -2,15 +2,15 @@
 //!
 //! A connection holds a permit from when it is opened until it is closed. Nobody asks for one to use a connection that is
 //! open, so that workers meet here only when one of them opens a connection. When all permits are out, an idle connection
-//! of another worker makes room; when there is none, the request waits: for a connection of its own worker that becomes
-//! free, or for a permit that does. The queue is bounded, and so is the wait.
+//! of another worker makes room; when there is none, the request waits: for a permit that becomes free, or for what its own
+//! worker has to give instead, a connection or a [place](super::sharing) on one. The queue is bounded, and so is the wait.
 
-use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use portcullis_middleware::Cause;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::failure::{Failure, Fault};
@@ -27,16 +27,22 @@ pub(super) struct Room {
 /// The right to have a connection open.
 pub(super) type Permit = OwnedSemaphorePermit;
 
-/// Who of one worker waits for a connection, the first in front.
-#[derive(Debug, Default)]
-pub(super) struct Queue(VecDeque<oneshot::Sender<Lease>>);
-
 /// What lets a request go on.
-pub(super) enum Claim {
-    /// A connection that became free.
-    Connection(Lease),
-    /// Room for a new one.
+pub(super) enum Claim<T> {
+    /// Room for a new connection.
     Room(Permit),
+    /// What the request's own worker had for it.
+    Instead(T),
+}
+
+/// What becomes of a connection that should make room.
+pub(super) enum Closing {
+    /// It is closed.
+    Now,
+    /// It will be closed in a moment, by the task that drives it.
+    Soon,
+    /// There is none that nobody uses.
+    Nothing,
 }
 
 impl Room {
@@ -44,7 +50,8 @@ impl Room {
         Self { free: Arc::new(Semaphore::new(limits.open.min(Semaphore::MAX_PERMITS))), waiting: AtomicUsize::new(0) }
     }
 
-    fn take(&self) -> Option<Permit> {
+    /// Room that nobody has.
+    pub(super) fn take(&self) -> Option<Permit> {
         self.free.clone().try_acquire_owned().ok()
     }
 
@@ -54,60 +61,67 @@ impl Room {
     }
 }
 
-impl Queue {
-    /// Gives a connection to the first who still waits; back it comes if there is nobody.
-    pub(super) fn serve(&mut self, mut lease: Lease) -> Option<Lease> {
-        while let Some(first) = self.0.pop_front() {
-            match first.send(lease) {
-                Ok(()) => return None,
-                Err(unwanted) => lease = unwanted,
-            }
-        }
-        Some(lease)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 impl Pool {
     /// Waits until a request may have a connection to itself.
-    pub(super) async fn claim(self: &Arc<Self>) -> Result<Claim, Failure> {
-        match self.permit() {
-            Some(permit) => Ok(Claim::Room(permit)),
-            // Boxed: it is rare, and no other request has room for it.
-            None => Box::pin(self.queue()).await,
+    pub(super) async fn claim(self: &Arc<Self>) -> Result<Claim<Lease>, Failure> {
+        if let Some(permit) = self.room.take() {
+            return Ok(Claim::Room(permit));
         }
+        let lease = self.idle().waiting.join();
+        let lease = async {
+            match lease.await {
+                Ok(lease) => lease,
+                // Nobody is told that there is none; there is only the end of the wait.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        // Boxed: it is rare, and no other request has room for it.
+        Box::pin(self.queue(lease, true)).await
     }
 
-    /// A permit that is free, or one that an idle connection had: of another worker, or else of this one, which does not
-    /// want to use it.
-    fn permit(self: &Arc<Self>) -> Option<Permit> {
-        self.room.take().or_else(|| {
-            let everybody = self.endpoint.upgrade()?;
-            let others = everybody.pools().filter(|other| !Arc::ptr_eq(other, self));
-            others.chain([self]).find_map(|pool| {
-                pool.close_one();
-                self.room.take()
-            })
-        })
-    }
-
-    async fn queue(self: &Arc<Self>) -> Result<Claim, Failure> {
-        let waits = Waits::new(self)?;
-        let (ticket, lease) = oneshot::channel();
-        self.idle().queue.0.push_back(ticket);
+    /// Waits in the queue for room, if that `may_open` a connection, and for what may come instead.
+    pub(super) async fn queue<T>(
+        self: &Arc<Self>,
+        instead: impl Future<Output = T>,
+        may_open: bool,
+    ) -> Result<Claim<T>, Failure> {
+        // In the books first: whoever has a connection to spare from now on sees that somebody wants it.
+        let waits = Waits::begin(self);
+        let comes = match may_open {
+            true => self.make_room(),
+            false => Coming::Nothing,
+        };
+        match comes {
+            Coming::Now(permit) => return Ok(Claim::Room(permit)),
+            Coming::Nothing if waits.is_one_too_many() => return Err(self.refuse()),
+            Coming::Soon | Coming::Nothing => {}
+        }
         let claim = async {
             tokio::select! {
                 biased;
-                Ok(lease) = lease => Claim::Connection(lease),
-                Ok(permit) = self.room.free.clone().acquire_owned() => Claim::Room(permit),
+                instead = instead => Claim::Instead(instead),
+                Ok(permit) = self.room.free.clone().acquire_owned(), if may_open => Claim::Room(permit),
             }
         };
-        let claim = timeout(self.limits.wait, claim).await;
-        drop(waits);
-        claim.map_err(|_| self.refuse())
+        timeout(self.limits.wait, claim).await.map_err(|_| self.refuse())
+    }
+
+    /// Room that nobody has, or that an idle connection had: of another worker, or else of this one, which does not want to
+    /// use it. No more than one is closed for it.
+    fn make_room(self: &Arc<Self>) -> Coming {
+        if let Some(permit) = self.room.take() {
+            return Coming::Now(permit);
+        }
+        let Some(everybody) = self.endpoint.upgrade() else { return Coming::Nothing };
+        let others = everybody.pools().filter(|other| !Arc::ptr_eq(other, self));
+        for pool in others.chain([self]) {
+            match pool.close_one() {
+                Closing::Nothing => {}
+                Closing::Soon => return Coming::Soon,
+                Closing::Now => return self.room.take().map_or(Coming::Soon, Coming::Now),
+            }
+        }
+        Coming::Nothing
     }
 
     /// Counts a request for which there is no connection in time.
@@ -117,25 +131,34 @@ impl Pool {
     }
 }
 
+/// Room that is there, or will be.
+enum Coming {
+    Now(Permit),
+    Soon,
+    Nothing,
+}
+
 /// One who waits, in the books.
-struct Waits<'a>(&'a Pool);
+struct Waits<'a> {
+    pool: &'a Pool,
+    /// How many waited already.
+    before: usize,
+}
 
 impl<'a> Waits<'a> {
-    fn new(pool: &'a Pool) -> Result<Self, Failure> {
-        if pool.room.waiting.fetch_add(1, Relaxed) >= pool.limits.waiting {
-            pool.room.waiting.fetch_sub(1, Relaxed);
-            return Err(pool.refuse());
-        }
+    fn begin(pool: &'a Pool) -> Self {
         pool.count().begin_to_wait();
-        Ok(Self(pool))
+        Self { pool, before: pool.room.waiting.fetch_add(1, Relaxed) }
+    }
+
+    fn is_one_too_many(&self) -> bool {
+        self.before >= self.pool.limits.waiting
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.room.waiting.fetch_sub(1, Relaxed);
-        self.0.count().end_to_wait();
-        // Whoever gave up leaves a ticket that nobody reads.
-        self.0.idle().queue.0.retain(|ticket| !ticket.is_closed());
+        self.pool.room.waiting.fetch_sub(1, Relaxed);
+        self.pool.count().end_to_wait();
     }
 }

@@ -2,28 +2,27 @@
 //!
 //! They are filled in order, so that those which are not needed become idle: the first one that has room takes a request,
 //! and when every one has as many streams as it should, another is opened beside them. Up to what the instance allows
-//! they go on taking requests meanwhile. Who finds no room waits in a queue, for a stream that ends or for a connection that
-//! comes about; the same queue is where the first requests to an instance wait, so that they open one connection together
-//! and not one each.
+//! they go on taking requests meanwhile.
+//!
+//! Who finds no room has a connection opened, and expects a stream on it. So do those who come meanwhile, as many as it will
+//! take; the first requests to an instance open one connection together and not one each. When there may be no further
+//! connection, requests wait in a [queue](super::room) that is bounded, for whatever place or room becomes free first.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use portcullis_middleware::Cause;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::connection::http2::{Driver, Opening, Pulse, STREAMS, Session};
 use super::connection::stream::InFlight;
 use super::connection::{Fresh, Outgoing, Speak};
 use super::failure::{Failure, Fault};
-use super::policy::NEVER;
+use super::line::Line;
 use super::pool::{Closed, Lease, Pool};
-use super::room::{Claim, Permit};
+use super::room::{Claim, Closing, Permit};
 use crate::proxy_protocol::Introduction;
 
 /// How many connections to one instance a worker opens at most, and how many attempts to open one it has at a time.
@@ -35,16 +34,17 @@ pub(super) struct Sharing {
     open: Vec<Held>,
     /// How many are being opened.
     opening: usize,
-    waiting: VecDeque<oneshot::Sender<Granted>>,
+    /// Who has been promised a stream on those.
+    expecting: Line<Granted>,
+    /// Who has been promised nothing. They wait in the [queue](super::room) for all workers, and here for a place.
+    waiting: Line<Granted>,
     /// How many streams the instance took at a time when it said so last.
     room: usize,
-    /// How long opening one may take.
-    patience: Duration,
 }
 
 impl Default for Sharing {
     fn default() -> Self {
-        Self { open: Vec::new(), opening: 0, waiting: VecDeque::new(), room: STREAMS, patience: NEVER }
+        Self { open: Vec::new(), opening: 0, expecting: Line::default(), waiting: Line::default(), room: STREAMS }
     }
 }
 
@@ -63,6 +63,8 @@ enum Granted {
     /// The instance speaks HTTP/1.1, so everybody needs a connection for themselves.
     Alone,
     Failed(Failure),
+    /// The connection that was expected came about, and takes fewer streams than was thought.
+    Again,
 }
 
 /// What comes of an attempt to open a connection.
@@ -96,6 +98,35 @@ impl Sharing {
         self.open.iter().all(|held| held.session.pulse().streams() >= STREAMS.min(held.session.room()))
     }
 
+    /// Whether a connection that is being opened will have room for one more than expect it.
+    fn expects_room(&self) -> bool {
+        self.expecting.len() < self.promised()
+    }
+
+    /// How many streams there will be on the connections that are being opened.
+    fn promised(&self) -> usize {
+        self.opening * self.room.clamp(1, STREAMS)
+    }
+
+    fn may_open(&self) -> bool {
+        self.open.len() + self.opening < MOST
+    }
+
+    /// Whether somebody waits for a place.
+    fn is_awaited(&mut self) -> bool {
+        self.waiting.is_awaited() || self.expecting.is_awaited()
+    }
+
+    /// Gives something to the first who waits for it; back it comes if there is nobody.
+    fn grant(&mut self, granted: Granted) -> Option<Granted> {
+        self.waiting.serve(granted).and_then(|granted| self.expecting.serve(granted))
+    }
+
+    /// Tells those to whom more was promised than there will be.
+    fn disappoint(&mut self, granted: impl Fn() -> Granted) {
+        self.expecting.dismiss(self.promised(), granted);
+    }
+
     /// Takes a connection out of the books, which closes it when its streams are over.
     fn retire(&mut self, index: usize, reason: Closed) {
         self.open.remove(index).session.pulse().retire(reason);
@@ -103,12 +134,16 @@ impl Sharing {
 }
 
 impl Pool {
-    /// A stream on a connection that is open, if there is room.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Option<Place> {
+    /// A stream on a connection that is open, if there is room. Opening a further one may take as long as `limit`.
+    pub(super) fn enter(self: &Arc<Self>, now: Instant, limit: Duration) -> Option<Place> {
         let mut sharing = self.sharing();
         let place = self.admit(&mut sharing, now)?;
-        if sharing.opening == 0 && sharing.open.len() < MOST && sharing.is_full() {
-            self.widen(&mut sharing);
+        if sharing.opening == 0
+            && sharing.may_open()
+            && sharing.is_full()
+            && let Some(permit) = self.room.take()
+        {
+            self.widen(&mut sharing, permit, limit);
         }
         Some(place)
     }
@@ -118,10 +153,9 @@ impl Pool {
         if speak == Speak::Http1 || speak == Speak::Negotiated && self.keeps_to_http1.load(Relaxed) {
             return self.open_alone(speak, limit).await;
         }
-        match self.wait(limit).await {
-            Granted::Place(place) => Ok(Way::Shared(place)),
-            Granted::Failed(failure) => Err(failure),
-            Granted::Alone => match self.reuse(Instant::now()) {
+        match self.place(limit).await? {
+            Some(place) => Ok(Way::Shared(place)),
+            None => match self.reuse(Instant::now()) {
                 Some(lease) => Ok(Way::Alone(lease)),
                 None => self.open_alone(speak, limit).await,
             },
@@ -135,7 +169,7 @@ impl Pool {
         limit: Duration,
     ) -> Result<Way, Failure> {
         let permit = match self.claim().await? {
-            Claim::Connection(lease) => lease.make_room(),
+            Claim::Instead(lease) => lease.make_room(),
             Claim::Room(permit) => Some(permit),
         };
         let permit = permit.ok_or(Failure::new(Fault::Full, Cause::QueueFull))?;
@@ -148,7 +182,7 @@ impl Pool {
 
     async fn open_alone(self: &Arc<Self>, speak: Speak, limit: Duration) -> Result<Way, Failure> {
         let permit = match self.claim().await? {
-            Claim::Connection(lease) => return Ok(Way::Alone(lease)),
+            Claim::Instead(lease) => return Ok(Way::Alone(lease)),
             Claim::Room(permit) => permit,
         };
         match self.connect(speak, None, limit).await? {
@@ -174,25 +208,45 @@ impl Pool {
         timeout(limit, self.connector.connect(speak, introduction)).await.unwrap_or(Err(late))
     }
 
-    /// Waits for a place on a shared connection, and has one opened if need be.
-    async fn wait(self: &Arc<Self>, limit: Duration) -> Granted {
-        let granted = {
-            let mut sharing = self.sharing();
-            if let Some(place) = self.admit(&mut sharing, Instant::now()) {
-                return Granted::Place(place);
+    /// A place on a shared connection, for which one is opened if need be. `None` if the instance speaks HTTP/1.1.
+    async fn place(self: &Arc<Self>, limit: Duration) -> Result<Option<Place>, Failure> {
+        loop {
+            let (is_promised, may_open, mut granted) = {
+                let mut sharing = self.sharing();
+                if let Some(place) = self.admit(&mut sharing, Instant::now()) {
+                    return Ok(Some(place));
+                }
+                let may_open = sharing.may_open();
+                if may_open
+                    && !sharing.expects_room()
+                    && let Some(permit) = self.room.take()
+                {
+                    self.widen(&mut sharing, permit, limit);
+                }
+                match sharing.expects_room() {
+                    true => (true, may_open, sharing.expecting.join()),
+                    false => (false, may_open, sharing.waiting.join()),
+                }
+            };
+            let granted = match is_promised {
+                true => granted.await,
+                false => match self.queue(&mut granted, may_open).await? {
+                    Claim::Instead(granted) => granted,
+                    Claim::Room(permit) => {
+                        self.widen(&mut self.sharing(), permit, limit);
+                        continue;
+                    }
+                },
+            };
+            match granted {
+                Ok(Granted::Place(place)) => return Ok(Some(place)),
+                Ok(Granted::Alone) => return Ok(None),
+                Ok(Granted::Failed(failure)) => return Err(failure),
+                Ok(Granted::Again) => {}
+                // The one who grants is the pool itself, which this holds.
+                Err(_) => return Err(Failure::new(Fault::Connect, Cause::ConnectRefused)),
             }
-            // Those who gave up are in front, since everybody waits about equally long.
-            while sharing.waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                sharing.waiting.pop_front();
-            }
-            sharing.patience = limit;
-            let (grant, granted) = oneshot::channel();
-            sharing.waiting.push_back(grant);
-            self.widen_for_all(&mut sharing);
-            granted
-        };
-        // The one who grants is the pool itself, which this holds.
-        granted.await.unwrap_or(Granted::Failed(Failure::new(Fault::Connect, Cause::ConnectRefused)))
+        }
     }
 
     /// A stream on a connection that is open.
@@ -224,29 +278,16 @@ impl Pool {
         }
     }
 
-    /// Opens as many connections as those who wait need.
-    fn widen_for_all(self: &Arc<Self>, sharing: &mut Sharing) {
-        let needed = sharing.waiting.len().div_ceil(sharing.room.clamp(1, STREAMS));
-        while sharing.opening < needed && sharing.open.len() + sharing.opening < MOST {
-            self.widen(sharing);
-        }
-    }
-
     /// Opens one more connection. A task does, so that it comes about even if who asked for it goes away.
-    fn widen(self: &Arc<Self>, sharing: &mut Sharing) {
+    fn widen(self: &Arc<Self>, sharing: &mut Sharing, permit: Permit, limit: Duration) {
         sharing.opening += 1;
-        let limit = sharing.patience;
         let pool = self.clone();
         let speak = if self.connector.speak(false) == Speak::Negotiated { Speak::Negotiated } else { Speak::Http2 };
         tokio::spawn(async move {
-            let opened = match pool.claim().await {
-                Ok(Claim::Room(permit)) => pool.connect(speak, None, limit).await.map(|fresh| match fresh {
-                    Fresh::Http1(connection) => Opened::Alone(pool.begin(connection, permit)),
-                    Fresh::Http2(session, driver) => Opened::Shared(session, driver, permit),
-                }),
-                Ok(Claim::Connection(lease)) => Ok(Opened::Alone(lease)),
-                Err(failure) => Err(failure),
-            };
+            let opened = pool.connect(speak, None, limit).await.map(|fresh| match fresh {
+                Fresh::Http1(connection) => Opened::Alone(pool.begin(connection, permit)),
+                Fresh::Http2(session, driver) => Opened::Shared(session, driver, permit),
+            });
             pool.opened(opened);
         });
     }
@@ -260,21 +301,15 @@ impl Pool {
                 self.adopt(&mut sharing, session, driver, permit);
                 drop(sharing);
                 self.serve();
+                self.sharing().disappoint(|| Granted::Again);
             }
             Ok(Opened::Alone(lease)) => {
                 self.keeps_to_http1.store(true, Relaxed);
-                let waiting = mem::take(&mut sharing.waiting);
+                while sharing.grant(Granted::Alone).is_none() {}
                 drop(sharing);
                 lease.release(Instant::now());
-                waiting.into_iter().for_each(|waiting| _ = waiting.send(Granted::Alone));
             }
-            // While others are open or about to be, there is something to wait for.
-            Err(_) if !sharing.open.is_empty() || sharing.opening > 0 => {}
-            Err(failure) => {
-                let waiting = mem::take(&mut sharing.waiting);
-                drop(sharing);
-                waiting.into_iter().for_each(|waiting| _ = waiting.send(Granted::Failed(failure)));
-            }
+            Err(failure) => sharing.disappoint(|| Granted::Failed(failure)),
         }
     }
 
@@ -301,22 +336,17 @@ impl Pool {
     /// Gives places to those who wait, as long as there are some.
     fn serve(self: &Arc<Self>) {
         let now = Instant::now();
-        loop {
-            // A place that nobody wants any more is given back, for which the lock must be free.
-            let (waiting, place) = {
-                let mut sharing = self.sharing();
-                if sharing.waiting.is_empty() {
-                    return;
-                }
-                let Some(place) = self.admit(&mut sharing, now) else {
-                    return self.widen_for_all(&mut sharing);
-                };
-                (sharing.waiting.pop_front(), place)
-            };
-            if let Some(waiting) = waiting {
-                let _ = waiting.send(Granted::Place(place));
-            }
+        let mut sharing = self.sharing();
+        let mut unwanted = None;
+        while unwanted.is_none()
+            && sharing.is_awaited()
+            && let Some(place) = self.admit(&mut sharing, now)
+        {
+            unwanted = sharing.grant(Granted::Place(place));
         }
+        // A place that is given back takes the lock.
+        drop(sharing);
+        drop(unwanted);
     }
 
     /// How many connections nobody uses.
@@ -338,11 +368,15 @@ impl Pool {
         }
     }
 
-    /// Closes one that nobody uses, since another worker wants a connection.
-    pub(super) fn close_one_shared(&self) {
+    /// Closes one that nobody uses, since another worker wants a connection. Its driver gives the permit back.
+    pub(super) fn close_one_shared(&self) -> Closing {
         let mut sharing = self.sharing();
-        if let Some(index) = sharing.open.iter().position(|held| held.session.pulse().streams() == 0) {
-            sharing.retire(index, Closed::Surplus);
+        match sharing.open.iter().position(|held| held.session.pulse().streams() == 0) {
+            Some(index) => {
+                sharing.retire(index, Closed::Surplus);
+                Closing::Soon
+            }
+            None => Closing::Nothing,
         }
     }
 
@@ -388,16 +422,16 @@ impl Drop for Visit {
     fn drop(&mut self) {
         self.pool.count().leave();
         let left = self.pulse.leave();
-        let someone_waits = {
+        let is_awaited = {
             let mut sharing = self.pool.sharing();
             if left == 0
                 && let Some(held) = sharing.open.iter_mut().find(|held| Arc::ptr_eq(held.session.pulse(), &self.pulse))
             {
                 held.since = Instant::now();
             }
-            !sharing.waiting.is_empty()
+            sharing.is_awaited()
         };
-        if someone_waits {
+        if is_awaited {
             self.pool.serve();
         } else if left == 0 && self.pool.room.is_wanted() {
             self.pool.close_one_shared();
