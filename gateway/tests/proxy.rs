@@ -189,17 +189,23 @@ async fn instances_are_found_by_name_and_by_path() {
 #[tokio::test]
 async fn a_body_that_ends_early_breaks_visibly() {
     let fake = Fake::new().await;
-    for (answer, want) in [
-        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", Cause::ResetAfterHeaders),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", Cause::ResetAfterHeaders),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense\r\n", Cause::BadUpstreamResponse),
+    for (answer, rest, want) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", "", Cause::ResetAfterHeaders),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "", Cause::ResetAfterHeaders),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "nonsense\r\n",
+            Cause::BadUpstreamResponse,
+        ),
     ] {
         let proxy = Proxy::to(&[fake.address]);
         let (response, exchange) = proxy.send(get("/"));
         let mut wire = fake.accept().await;
         wire.answer(answer).await;
-        drop(wire);
+        // What is malformed within what comes along with the head is a 502.
         let response = response.await.unwrap();
+        wire.put(rest).await;
+        drop(wire);
         assert_eq!(response.status(), 200);
         let mut body = response.into_body();
         let mut got = Vec::new();

@@ -149,22 +149,31 @@ const GADGETS: &[(&str, Comes)] = &[
     ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwrong\r\n0\r\n\r\n", Empty),
     ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nwrong", Empty),
     ("HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong", Empty),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 2\r\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nok\r\n0\r\n\r\n", Fine),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b\nc\"\r\nok\r\n0\r\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a\rb\r\nok\r\n0\r\n\r\n", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 2\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\t\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 ;a=b\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n2\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8000000000000000\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0 \r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: a\nY: b\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b\nc\"\r\nok\r\n0\r\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a\rb\r\nok\r\n0\r\n\r\n", Bad),
     ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\n\r\n", Fine),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff2\r\nok\r\n0\r\n\r\n", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff2\r\nok\r\n0\r\n\r\n", Bad),
     ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000002\r\nok\r\n0\r\n\r\n", Fine),
     ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 5\r\n\r\n", Fine),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: a\n\r\n", Cut),
-    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\n", Cut),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: a\n\r\n", Bad),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\n", Bad),
     ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX : a\r\n\r\n", Cut),
     ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Fine),
     ("HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Fine),
@@ -303,4 +312,66 @@ async fn interim_answers_without_end_are_a_502_at_once_and_hold_up_nobody() {
     let fake = flood.await.unwrap();
     tokio::spawn(fake.answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
     assert_eq!(outcome(&mut client, "/").await, (200, b"ok".to_vec(), true));
+}
+
+/// Asks an instance, of which this is the answer, over a connection of its own, and then anew: what the client got, and
+/// how the line in the log has it.
+async fn asked_anew(method: &str, answer: &str) -> (String, Value) {
+    let fake = Fake::new().await;
+    let target = before(fake.address).await;
+    let mut client = target.connect().await;
+    client.put(format!("{method} /first HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    let mut first = fake.accept().await;
+    first.head().await;
+    let _ = first.try_put(answer).await;
+    let head = client.head().await;
+    if method != "HEAD" && !matches!(&head[9..12], "204" | "304") {
+        client.take(content_length(&head)).await;
+    }
+    assert_eq!(first.rest().await, b"", "it is closed after {answer:?}");
+    client.put("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(fake.accept().await.answer(OK).await.starts_with("GET /next "));
+    let next = client.head().await;
+    assert!(next.starts_with("HTTP/1.1 200 "), "behind {answer:?} the client got {next:?}");
+    assert_eq!(client.take(2).await, b"ok");
+    (head, target.first_lines(2).await.remove(0))
+}
+
+#[tokio::test]
+async fn too_many_headers_or_too_much_of_them_is_a_502_and_ends_the_connection() {
+    let many = "X: y\r\n".repeat(99);
+    let large = format!("X: {}\r\n", "y".repeat(1000)).repeat(66);
+    for (lines, status) in [(many.clone(), 200), (format!("{many}X: y\r\n"), 502), (large, 502)] {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{lines}Connection: close\r\n\r\nok");
+        let answer = if status == 200 { answer.replacen("X: y\r\n", "", 1) } else { answer };
+        let (head, line) = asked_anew("GET", &answer).await;
+        assert_eq!(line["status"], status, "{head}");
+        if status == 502 {
+            assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+            assert_eq!(line["cause"], "bad_upstream_response", "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_where_none_can_be_reaches_nobody_and_ends_the_connection() {
+    let other = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
+    for (method, status, framing) in [
+        ("HEAD", "200 OK", "Content-Length: 5\r\n"),
+        ("HEAD", "200 OK", "Transfer-Encoding: chunked\r\n"),
+        ("HEAD", "200 OK", ""),
+        ("HEAD", "404 Not Found", "Content-Length: 5\r\n"),
+        ("GET", "204 No Content", "Content-Length: 5\r\n"),
+        ("GET", "204 No Content", "Transfer-Encoding: chunked\r\n"),
+        ("GET", "204 No Content", ""),
+        ("GET", "304 Not Modified", "Content-Length: 5\r\n"),
+        ("GET", "304 Not Modified", "Transfer-Encoding: chunked\r\n"),
+        ("GET", "304 Not Modified", ""),
+    ] {
+        for body in ["wrong", "5\r\nwrong\r\n0\r\n\r\n", "5 \nwrong", other] {
+            let (head, line) = asked_anew(method, &format!("HTTP/1.1 {status}\r\n{framing}\r\n{body}")).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}");
+            assert_eq!(line["bytes_out"], 0, "{line}");
+        }
+    }
 }

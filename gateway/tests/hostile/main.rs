@@ -4,7 +4,9 @@
 //! line in the log for each request that was refused, nothing upstream that was not routed, and memory that stays flat.
 
 mod addresses;
+mod answer_bodies;
 mod answers;
+mod early_answers;
 mod floods;
 mod framing;
 mod http2;

@@ -252,3 +252,51 @@ async fn http_2_reads_paths_as_http_1_does() {
         assert!(!readers::readings(&pair[0]).iter().any(|reading| is_guarded(reading)), "{}", pair[0]);
     }
 }
+
+#[tokio::test]
+async fn a_redirect_has_one_line_and_leads_to_no_other_host() {
+    let route =
+        |path: &str, to: &str| format!("[[route]]\nmatch = {{ path = {{ prefix = \"{path}\" }} }}\nredirect = {to}\n");
+    let own = "host = \"new.example\", port = 80";
+    let target = Logged::with(
+        &[
+            route("/kept", &format!("{{ {own} }}")),
+            route("/cut", &format!("{{ {own}, prefix = \"/\" }}")),
+            route("/moved", &format!("{{ {own}, prefix = \"/to\" }}")),
+        ]
+        .concat(),
+    )
+    .await;
+    for route in ["/kept", "/cut", "/moved"] {
+        for rest in [
+            "//evil.example",
+            "/\\evil.example",
+            "/%5cevil.example",
+            "/%2f%2fevil.example",
+            "/..//evil.example",
+            "/%0d%0aSet-Cookie:%20a=b",
+            "/%0D%0A%0D%0A<script>",
+            "?x=%0d%0aSet-Cookie:%20a=b",
+            "/\u{e5}\u{98}\u{8a}\u{e5}\u{98}\u{8d}Set-Cookie:a",
+            "@evil.example",
+            ".evil.example",
+        ] {
+            let mut client = target.connect().await;
+            client.put(format!("GET {route}{rest} HTTP/1.1\r\nHost: old.example\r\nConnection: close\r\n\r\n")).await;
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(header(head, "set-cookie").is_none(), "{route}{rest}: {head}");
+            match (&head[9..12], header(head, "location")) {
+                ("302", Some(to)) => {
+                    let path = to.strip_prefix("http://new.example/").unwrap_or_else(|| panic!("{route}{rest}: {to}"));
+                    assert!(
+                        !path.starts_with(['/', '\\']) && !path.contains(['\\', '\r', '\n']),
+                        "{route}{rest}: {to}"
+                    );
+                }
+                ("400" | "404", None) => {}
+                _ => panic!("{route}{rest}: {head}"),
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
-use super::heads::{Awaited, Heads};
+use super::framing::{Awaited, Framing};
 use super::{HEAD, Outgoing, Reply, ReplyBody, Unanswered, settle_length, strict};
 use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
@@ -69,7 +69,7 @@ impl Connection {
     pub(in crate::proxy) async fn begin(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> hyper::Result<Self> {
-        let (stream, awaited) = Heads::new(stream);
+        let (stream, awaited) = Framing::new(stream);
         let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
         let driver: Driver = Box::pin(driver.with_upgrades());
         Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default(), awaited })
@@ -90,7 +90,7 @@ impl Connection {
                 }
             });
         }
-        self.awaited.begin();
+        self.awaited.begin(*request.method() == Method::HEAD);
         let reply = self.sender.try_send_request(request);
         // Unconstrained: a task that used up its turn would be told to come back by a waker that wakes nobody.
         unconstrained(async move {

@@ -2,9 +2,10 @@
 //!
 //! Everything that knows a protocol's types is in this folder, a file for each protocol.
 
-mod heads;
+mod framing;
 pub(super) mod http1;
 pub(super) mod http2;
+mod last_words;
 pub(super) mod stream;
 mod strict;
 
@@ -33,6 +34,7 @@ use crate::tls;
 use crate::wire::Wire;
 
 pub(super) use http1::{Connection, State};
+use last_words::LastWords;
 
 /// The largest head of an answer.
 const HEAD: usize = 64 * 1024;
@@ -110,7 +112,7 @@ impl Connector {
         let stream = connected.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = &self.tls else {
             return match speak {
-                Speak::Http2 => self.http2(Box::new(stream), Scheme::HTTP).await,
+                Speak::Http2 => self.http2(stream, Scheme::HTTP).await,
                 Speak::Http1 | Speak::Negotiated => self.http1(stream).await,
             };
         };
@@ -120,7 +122,7 @@ impl Connector {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match speak {
             Speak::Http2 if !is_http2 => Err(self.distrusted(&"it did not agree to speak HTTP/2 (ALPN)")),
-            Speak::Http2 | Speak::Negotiated if is_http2 => self.http2(Box::new(stream), Scheme::HTTPS).await,
+            Speak::Http2 | Speak::Negotiated if is_http2 => self.http2(stream, Scheme::HTTPS).await,
             _ => self.http1(stream).await,
         }
     }
@@ -129,8 +131,8 @@ impl Connector {
         Connection::begin(stream).await.map(Fresh::Http1).map_err(|error| self.unreachable(&error))
     }
 
-    async fn http2(&self, stream: Box<dyn http2::Duplex>, scheme: Scheme) -> Result<Fresh, Failure> {
-        match http2::Session::begin(stream, scheme).await {
+    async fn http2(&self, stream: impl http2::Duplex + 'static, scheme: Scheme) -> Result<Fresh, Failure> {
+        match http2::Session::begin(Box::new(LastWords::new(stream)), scheme).await {
             Ok((session, driver)) => Ok(Fresh::Http2(session, driver)),
             // It refuses our certificate after the handshake, see `tls::is_to_blame`; by now that has become text.
             Err(error) if self.tls.is_some() && is_garbled(&error) => Err(self.distrusted(&error)),

@@ -7,8 +7,10 @@
 //!
 //! | in the answer | becomes |
 //! |---|---|
-//! | a line of the head that ends in a bare line feed, an empty line before the status line | 502, by [`heads`](super::heads) |
-//! | more than 16 interim answers (1xx) | 502, by [`heads`](super::heads) |
+//! | a line of the head or the trailers that ends in a bare line feed, an empty line before the status line | 502, by [`framing`](super::framing) |
+//! | more than 16 interim answers (1xx) | 502, by [`framing`](super::framing) |
+//! | sizes, extensions and ends of chunks that the [gate](crate::server::strict) would refuse in a request | 502, by [`framing`](super::framing); the body is cut if its head has gone on by then |
+//! | more than 100 headers | 502 |
 //! | a status from 600 up | 502 |
 //! | `Content-Length` that is a list, or has zeros before it | 502 |
 //! | the same `Content-Length` in several lines | one line |
@@ -20,10 +22,13 @@
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+/// hyper takes no more over HTTP/1.1, and h2 does not count them.
+const HEADERS: usize = 100;
+
 /// Whether the head of an answer has one reading. What can be said in one way only is said so afterwards.
 pub(super) fn is_clear(status: StatusCode, headers: &mut HeaderMap) -> bool {
     // RFC 9110 §15: these do not exist, and clients disagree about what they are.
-    if status.as_u16() >= 600 {
+    if status.as_u16() >= 600 || headers.len() > HEADERS {
         return false;
     }
     if headers.contains_key(TRANSFER_ENCODING) {

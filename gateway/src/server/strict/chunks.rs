@@ -1,13 +1,14 @@
-//! A chunked body (RFC 9112 §7.1), byte by byte between chunks and in strides within them.
+//! A chunked body (RFC 9112 §7.1), byte by byte between chunks and in strides within them. Requests are judged by this and
+//! answers as well.
 
-use super::refusal::{Fault, Refusal};
+use super::refusal::Fault;
 
 /// How much of chunk extensions a body may have. Nobody here reads them, and next to nobody sends them.
 const EXTENSIONS: u16 = 1024;
 
 /// Where in a chunked body we are.
 #[derive(Debug, Clone)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     at: At,
     /// What is left of the chunk, or what its size says so far.
     left: u64,
@@ -46,12 +47,12 @@ enum At {
 }
 
 impl Chunks {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { at: At::Begin, left: 0, extensions: 0 }
     }
 
     /// Reads on. Returns how many bytes are in order, and whether the last chunk ended there; trailers follow then.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), (usize, Refusal)> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), (usize, Fault)> {
         let mut at = 0;
         while at < bytes.len() {
             if self.at == At::Data {
@@ -66,7 +67,7 @@ impl Chunks {
             }
             match self.step(bytes[at]) {
                 Ok(next) => self.at = next,
-                Err(fault) => return Err((at, Refusal::at(fault, &bytes[at..=at]))),
+                Err(fault) => return Err((at, fault)),
             }
             at += 1;
             // The size's line has ended, and the size is none: this was the last chunk.

@@ -35,10 +35,10 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use chunks::Chunks;
 pub use http2::PREFACE;
 pub use refusal::{Asked, Fault, Refusal};
 
-use chunks::Chunks;
 use head::{Head, Trailers};
 
 /// How much a head may take.
@@ -146,9 +146,9 @@ impl Gate {
                 State::Chunks(chunks) => match chunks.read(rest) {
                     Ok((length, true)) => Ok(Some((length, State::Trailers(Trailers::default())))),
                     Ok((length, false)) => return Verdict { pass: pass + length, refusal: None },
-                    Err((length, refusal)) => {
+                    Err((length, fault)) => {
                         pass += length;
-                        Err(refusal)
+                        Err(Refusal::at(fault, &rest[length..=length]))
                     }
                 },
                 State::Trailers(trailers) => trailers
