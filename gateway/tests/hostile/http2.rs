@@ -120,11 +120,20 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Fate)> {
             frame(HEADERS, 5, 1, block(&[(":method", "CONNECT"), (":authority", "a.example:443")])),
             Answered(405),
         ),
+        (
+            "CONNECT with a length",
+            frame(HEADERS, END_HEADERS, 1, block(&connect_with_a_length())),
+            Closed(PROTOCOL_ERROR),
+        ),
         ("TRACE", frame(HEADERS, 5, 1, block(&asks("TRACE", "/"))), Answered(405)),
         ("a header too many", request(&[&plain[..], &[("x", "y"); 101]].concat()), Answered(431)),
         ("a header list too large", in_two(&with("x", &"y".repeat(17 << 10))), Answered(431)),
         ("a frame too large", with("x", &"y".repeat(17 << 10)), Closed(FRAME_SIZE_ERROR)),
     ]
+}
+
+fn connect_with_a_length() -> [(&'static str, &'static str); 3] {
+    [(":method", "CONNECT"), (":authority", "a.example:443"), ("content-length", "3")]
 }
 
 /// A header block in two frames.

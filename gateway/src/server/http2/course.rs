@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use h2::Reason;
 use tokio::time::Instant;
 
 use crate::server::Manners;
@@ -21,6 +22,8 @@ pub(super) struct Course {
     moved: AtomicU64,
     /// Whether an answer said that the connection is not to be used again.
     last: AtomicBool,
+    /// Whether h2 has closed it.
+    closed: AtomicBool,
     // Never waited for: only the connection's own task looks at it.
     bytes: Mutex<Bytes>,
 }
@@ -44,6 +47,7 @@ impl Course {
             open: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             last: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             bytes: Mutex::new(bytes),
         }
     }
@@ -62,6 +66,20 @@ impl Course {
 
     pub(super) fn is_to_end(&self) -> bool {
         self.last.load(Relaxed)
+    }
+
+    /// h2 closes the connection.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    /// hyper is done with the connection, and nothing went wrong.
+    ///
+    /// It gives up a connection without a word, and without h2's closing it, when a client sends a `CONNECT` with a length.
+    pub(super) fn is_over(&self) {
+        if !self.closed.load(Relaxed) {
+            self.condemn(Fault::UpgradeWithBody);
+        }
     }
 
     /// Since when there is no request; `None` while there is one.
@@ -123,7 +141,11 @@ impl Course {
     /// The last frame, if one is to be sent that says so.
     pub(super) fn goodbye(&self) -> Vec<u8> {
         let this = self.bytes();
-        if this.fault.is_some() { this.traffic.goodbye() } else { Vec::new() }
+        match this.fault {
+            None => Vec::new(),
+            Some(Fault::UpgradeWithBody) => this.traffic.goodbye(Reason::PROTOCOL_ERROR),
+            Some(_) => this.traffic.goodbye(Reason::ENHANCE_YOUR_CALM),
+        }
     }
 
     /// What was refused since the last time, without anybody else's knowing of it.
@@ -147,8 +169,7 @@ impl Course {
     pub(super) fn verdict(&self) -> Option<Refusal> {
         let this = self.bytes();
         let goodbye = this.traffic.seen().goodbye;
-        let by_h2 =
-            || goodbye.map(|code| Refusal::at(Fault::Protocol, format!("{:?}", h2::Reason::from(code)).as_bytes()));
+        let by_h2 = || goodbye.map(|code| Refusal::at(Fault::Protocol, format!("{:?}", Reason::from(code)).as_bytes()));
         this.fault.map(Refusal::from).or_else(by_h2)
     }
 }

@@ -46,6 +46,14 @@ impl<I> Keeper<I> {
     }
 }
 
+impl<I> Drop for Keeper<I> {
+    fn drop(&mut self) {
+        if self.course.fault().is_some() {
+            self.leave();
+        }
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Keeper<I> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -86,6 +94,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Keeper<I> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.course.close();
         if this.ended {
             return this.io()?.poll_shutdown(context);
         }

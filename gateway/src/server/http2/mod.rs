@@ -104,9 +104,13 @@ pub(super) async fn serve<S, A>(
     let connection = builder(manners, server).serve_connection(TokioIo::new(io), service);
     let remember = |refusal| streams.remember(refusal);
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
-    let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
-    if let Some(Err(error)) = server.stop.drive(connection, Clocked::finish).await.flatten() {
-        debug!(peer = %streams.peer(), %error, "a connection ended early");
+    {
+        let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
+        match server.stop.drive(connection, Clocked::finish).await.flatten() {
+            Some(Err(error)) => debug!(peer = %streams.peer(), %error, "a connection ended early"),
+            Some(Ok(())) => course.is_over(),
+            None => {}
+        }
     }
     if let Some(refusal) = course.verdict() {
         streams.remember(refusal);

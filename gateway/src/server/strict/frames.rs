@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use h2::Reason;
 use tokio::time::Instant;
 
 use super::Fault;
@@ -187,14 +188,14 @@ impl Traffic {
         self.seen
     }
 
-    /// A last frame that tells the client to be calm and go, if there is room for it between those that were sent.
-    pub fn goodbye(&self) -> Vec<u8> {
+    /// A last frame that tells the client why it is to go, if there is room for it between those that were sent.
+    pub fn goodbye(&self, reason: Reason) -> Vec<u8> {
         if !self.outward.is_between() || self.seen.goodbye.is_some() {
             return Vec::new();
         }
         let mut frame = vec![0, 0, 8, GOAWAY, 0, 0, 0, 0, 0];
         frame.extend_from_slice(&self.highest.to_be_bytes());
-        frame.extend_from_slice(&u32::from(h2::Reason::ENHANCE_YOUR_CALM).to_be_bytes());
+        frame.extend_from_slice(&u32::from(reason).to_be_bytes());
         frame
     }
 }
@@ -487,8 +488,11 @@ mod tests {
             traffic.sent(&frame(HEADERS, END_HEADERS | END_STREAM, 17, block)).unwrap();
             assert_eq!(traffic.seen().oversize, 1, "{block:?}");
         }
-        assert_eq!(traffic.goodbye(), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xb]));
+        assert_eq!(traffic.goodbye(Reason::ENHANCE_YOUR_CALM), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xb]));
         traffic.sent(&[0, 0]).unwrap();
-        assert!(traffic.goodbye().is_empty(), "in the middle of a frame there is no room for another");
+        assert!(
+            traffic.goodbye(Reason::ENHANCE_YOUR_CALM).is_empty(),
+            "in the middle of a frame there is no room for another"
+        );
     }
 }
