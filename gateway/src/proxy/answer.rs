@@ -22,6 +22,7 @@ use super::connection::stream::Pipe;
 use super::connection::{Reply, ReplyBody};
 use super::pool::{Errand, Lease};
 use super::sharing::Visit;
+use super::trailers::{self, Listed};
 use super::upload::Upload;
 use crate::alarm::Alarm;
 
@@ -200,13 +201,14 @@ pub(super) fn stream(
     upload: Upload,
     idle: Option<Duration>,
 ) -> Response<Body> {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     if body.is_end_stream() {
         Rest { note, course, upload }.complete(None);
         return Response::from_parts(head, Body::empty());
     }
     let rest = Some(Rest { note, course: course.see_to_the_rest(&upload), upload });
-    Response::from_parts(head, Body::new(Answer { body, rest, bytes: 0, idle, waiting: None }))
+    let listed = head.extensions.remove::<Listed>();
+    Response::from_parts(head, Body::new(Answer { body, rest, bytes: 0, idle, waiting: None, listed }))
 }
 
 struct Answer {
@@ -217,6 +219,8 @@ struct Answer {
     idle: Option<Duration>,
     /// Since when we wait for the instance. A client that does not read is no fault of the instance's.
     waiting: Option<Instant>,
+    /// What of its trailers ends here.
+    listed: Option<Listed>,
 }
 
 impl HttpBody for Answer {
@@ -248,7 +252,10 @@ impl HttpBody for Answer {
                 let cause = rest.upload.fault().map_or(cause, |(cause, _)| cause);
                 Poll::Ready(Some(Err(this.fail(cause))))
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    trailers::clean(trailers, this.listed.as_ref());
+                }
                 this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 // Whoever sees the end coming does not ask again, and nothing comes after trailers.
                 if frame.is_trailers() || this.body.is_end_stream() {

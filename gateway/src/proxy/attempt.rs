@@ -23,6 +23,7 @@ use super::headers;
 use super::policy::{Host, NEVER, Policy, Retry, Timeouts};
 use super::pool::Lease;
 use super::sharing::{Place, Way};
+use super::trailers::Listed;
 use super::tunnel::{self, Asked};
 use super::upload::{Progress, Upload};
 use super::upstream::{Table, Target};
@@ -69,10 +70,12 @@ impl Message {
         let repeats = asked.is_none() && retry.repeats(&method);
         // An instance that speaks HTTP/2 may say that it did nothing with a request whose body it got.
         let keep = repeats || retry.attempts > 1 && policy.protocol != Protocol::Http1;
-        let expects = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects = headers.contains_key(EXPECT);
         let upload = Upload::new(body, keep, expects);
-        if !expects || upload.is_empty() {
+        if upload.is_empty() {
             headers.remove(EXPECT);
+        } else if let Some(listed) = extensions.remove::<Listed>() {
+            upload.leave_out(listed);
         }
         let has_host = headers.contains_key(HOST);
         let target = headers::origin_form(&uri);
@@ -146,7 +149,9 @@ impl Message {
 
         let length = response.body().size_hint().exact();
         note.answered(response.status(), length);
-        headers::end_hop(response.headers_mut());
+        if let Some(listed) = headers::end_hop(response.headers_mut()) {
+            response.extensions_mut().insert(listed);
+        }
         if response.status() == StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: there is no body, and no length of it.
             response.headers_mut().remove(CONTENT_LENGTH);

@@ -16,12 +16,14 @@ use std::net::IpAddr;
 
 use axum::body::Body;
 use http::header::{
-    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
 use portcullis_config::Forwarding;
-use portcullis_middleware::{Client, Exchange, Rejection, Upgrade};
+use portcullis_middleware::{Cause, Client, Exchange, Rejection, Upgrade};
+
+use super::trailers::Listed;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -66,12 +68,12 @@ const OWNED: [&str; 10] = [
     "x-real-ip",
 ];
 
-/// Removes the headers that concern only the connection they came over.
+/// Removes the headers that concern only the connection they came over. Returns what was [listed](Listed) among them.
 ///
 /// `TE: trailers` stays: we do pass trailers on.
-pub fn end_hop(headers: &mut HeaderMap) {
+pub(super) fn end_hop(headers: &mut HeaderMap) -> Option<Listed> {
     match find(headers, &HOP_BY_HOP) {
-        0 => {}
+        0 => None,
         found => end_those(headers, found),
     }
 }
@@ -87,17 +89,30 @@ pub fn arrive(request: &mut Request<Body>) {
     {
         request.extensions_mut().insert(upgrade);
     }
-    end_those(request.headers_mut(), found);
+    if let Some(listed) = end_those(request.headers_mut(), found) {
+        request.extensions_mut().insert(listed);
+    }
 }
 
-fn end_those(headers: &mut HeaderMap, found: u32) {
+fn end_those(headers: &mut HeaderMap, found: u32) -> Option<Listed> {
     let trailers = takes_trailers(headers);
-    for name in listed(headers) {
+    let mut listed = listed(headers);
+    for name in &listed {
         headers.remove(name);
     }
     remove(headers, &HOP_BY_HOP, found);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    listed.retain(|name| name != "close" && !HOP_BY_HOP.contains(name));
+    (!listed.is_empty()).then_some(Listed(listed))
+}
+
+/// Removes what only the gateway says to an instance, whoever says it.
+pub(super) fn end_claims(headers: &mut HeaderMap) {
+    end_masquerade(headers);
+    for name in OWNED {
+        headers.remove(name);
     }
 }
 
@@ -152,10 +167,30 @@ pub fn prepare<B>(request: &mut Request<B>, exchange: &Exchange, forwarding: For
     if let Some(host) = request.uri().authority().and_then(bare) {
         request.headers_mut().insert(HOST, host);
     }
+    let version = request.version();
     let headers = request.headers_mut();
+    settle_expectation(headers, version)?;
     end_hop(headers);
     end_masquerade(headers);
     introduce(headers, client.as_ref(), exchange.scheme(), exchange.host(), forwarding);
+    Ok(())
+}
+
+/// RFC 9110 §10.1.1: there is one thing that may be expected. HTTP/1.0 does not know it, and over HTTP/2 nobody could be
+/// told to go on, since hyper sends no interim answers there: neither waits to be told.
+fn settle_expectation(headers: &mut HeaderMap, version: Version) -> Result<(), Rejection> {
+    let mut expected = headers.get_all(EXPECT).iter().peekable();
+    if expected.peek().is_none() {
+        return Ok(());
+    }
+    if version != Version::HTTP_10 && !expected.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Rejection::new(Cause::BadRequest)
+            .status(StatusCode::EXPECTATION_FAILED)
+            .detail("nothing but 100-continue can be expected here"));
+    }
+    if version != Version::HTTP_11 {
+        headers.remove(EXPECT);
+    }
     Ok(())
 }
 
@@ -335,7 +370,8 @@ mod tests {
         ]);
         headers.append(CONNECTION, HeaderValue::from_static("host, b d"));
         headers.append(CONNECTION, HeaderValue::from_static("accept"));
-        end_hop(&mut headers);
+        let listed = end_hop(&mut headers).expect("some are not the usual ones");
+        assert_eq!(listed.0, ["x-secret", "accept"]);
         assert_eq!(headers.len(), 2, "{headers:?}");
         assert_eq!(
             (&headers["host"], &headers["te"]),
@@ -440,6 +476,25 @@ mod tests {
         assert_eq!(bare(request.uri().authority().unwrap()).unwrap(), "a.example:81");
         assert_eq!(origin_form(request.uri()), "/x?y");
         assert_eq!(origin_form(&Uri::from_static("*")), "*");
+    }
+
+    #[test]
+    fn nothing_but_100_continue_can_be_expected() {
+        let settled = |values: &[&'static str], version| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| _ = headers.append(EXPECT, HeaderValue::from_static(value)));
+            let refused = settle_expectation(&mut headers, version).err().map(|rejection| rejection.code().as_u16());
+            (refused, headers.contains_key(EXPECT))
+        };
+        assert_eq!(settled(&[], Version::HTTP_11), (None, false));
+        assert_eq!(settled(&["100-Continue"], Version::HTTP_11), (None, true));
+        assert_eq!(settled(&["100-continue"], Version::HTTP_2), (None, false));
+        assert_eq!(settled(&["200-ok"], Version::HTTP_10), (None, false));
+        for values in [&["200-ok"][..], &[""], &["100-continue", "x"], &["100-continue, x"], &["100-continue;q=1"]] {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                assert_eq!(settled(values, version).0, Some(417), "{values:?}");
+            }
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod pool;
 mod rehearsal;
 mod room;
 mod sharing;
+mod trailers;
 mod tunnel;
 mod upload;
 mod upstream;

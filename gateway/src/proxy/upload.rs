@@ -19,6 +19,7 @@ use portcullis_middleware::Cause;
 use tokio::time::Instant;
 use tower::BoxError;
 
+use super::trailers::{self, Listed};
 use crate::server::strict::Refusal;
 
 /// How much of a body is kept for another attempt.
@@ -66,6 +67,8 @@ struct Source {
     /// Whether what is kept is everything that was read.
     whole: bool,
     trailers: Option<HeaderMap>,
+    /// What of them ends here.
+    listed: Option<Listed>,
     /// Nothing is sent before somebody says so; then whoever waits is woken.
     held: bool,
     waiting: Option<Waker>,
@@ -93,6 +96,7 @@ impl Upload {
             keeping: keep,
             whole: true,
             trailers: None,
+            listed: None,
             held,
             waiting: None,
             starved: false,
@@ -101,6 +105,13 @@ impl Upload {
             moved: Instant::now(),
         };
         Self(Some(Arc::new(Shared { source: Mutex::new(source), size })))
+    }
+
+    /// Leaves these out of the trailers.
+    pub(super) fn leave_out(&self, listed: Listed) {
+        if let Some(shared) = &self.0 {
+            shared.source().listed = Some(listed);
+        }
     }
 
     /// Whether there is no body at all.
@@ -251,13 +262,14 @@ impl Source {
                 self.end();
                 Poll::Ready(Some(Err(error.into())))
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.keep(data);
                     if self.body.is_end_stream() {
                         self.end();
                     }
-                } else if let Some(trailers) = frame.trailers_ref() {
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    trailers::clean(trailers, self.listed.as_ref());
                     if self.keeping {
                         self.trailers = Some(trailers.clone());
                     }

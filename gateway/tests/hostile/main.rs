@@ -12,9 +12,11 @@ mod framing;
 mod http2;
 mod http2_floods;
 mod http2_slowness;
+mod interim;
 mod paths;
 mod slowness;
 mod smuggling;
+mod trailers;
 mod truncation;
 
 #[path = "../../../middleware/tests/readers/mod.rs"]

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT};
+use http::header::CONNECTION;
 use http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 
@@ -44,8 +44,6 @@ impl<A: Application> Streams<A> {
         let is_head = *request.method() == Method::HEAD;
         let response = match check(&request, self.headers, self.request_line) {
             Ok(()) => {
-                // hyper sends no `100 Continue` over HTTP/2, so nobody may wait for one.
-                request.headers_mut().remove(EXPECT);
                 let request = request.map(|body| deadline::body(Checked(body), self.body_idle));
                 self.application.serve(request, &self.peer).await
             }
