@@ -42,9 +42,6 @@ EXPOSE 8080
 USER 65532:65532
 STOPSIGNAL SIGTERM
 
-# How soon memory that nobody uses goes back to the system, in milliseconds. docs/performance.md has what it brings.
-ENV MIMALLOC_PURGE_DELAY=100
-
 # Asks the admin listener of the process beside it; `[admin]` must be in the file.
 HEALTHCHECK --interval=10s --timeout=2s --start-period=5s --retries=3 CMD ["portcullis", "health"]
 
