@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use portcullis_config::Place;
 
@@ -172,6 +172,18 @@ struct Upstream {
     stamps: Few<Arc<dyn StampAttempt>>,
 }
 
+/// Makes copies of what is a part of the buffer that the request was read into, and keeps all of it. What becomes a tunnel
+/// may last for days.
+#[cold]
+fn detach(target: &mut Uri, host: &mut Option<HeaderValue>) {
+    if let Ok(copy) = Uri::try_from(target.to_string()) {
+        *target = copy;
+    }
+    if let Some(Ok(copy)) = host.as_ref().map(|host| HeaderValue::from_bytes(host.as_bytes())) {
+        *host = Some(copy);
+    }
+}
+
 impl Exchange {
     /// The exchange of a request that has just arrived. [`Exchange::attach`] puts it on the request.
     pub fn new(arrival: Arrival, request: &Request) -> Self {
@@ -181,17 +193,22 @@ impl Exchange {
                 .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         });
         let (started, started_at) = clock::now();
+        let mut target = request.uri().clone();
+        // The absolute form wins over `Host` (RFC 9112 §3.2.2).
+        let mut host = match target.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => request.headers().get(HOST).cloned(),
+        };
+        if request.headers().contains_key(UPGRADE) {
+            detach(&mut target, &mut host);
+        }
         Self(Arc::new(Inner {
             arrival,
             started,
             started_at,
             method: request.method().clone(),
-            target: request.uri().clone(),
-            // The absolute form wins over `Host` (RFC 9112 §3.2.2).
-            host: match request.uri().authority() {
-                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-                None => request.headers().get(HOST).cloned(),
-            },
+            target,
+            host,
             grpc,
             request_id: OnceLock::new(),
             trace_id: OnceLock::new(),

@@ -300,7 +300,7 @@ impl Pool {
 
     fn lease(self: &Arc<Self>, mut kept: Kept, reused: bool) -> Lease {
         kept.exchanges += 1;
-        Lease { kept: Some(kept), pool: self.clone(), reused, once: false, tunnel: false }
+        Lease { kept: Some(kept), pool: self.clone(), reused, once: false }
     }
 
     /// Takes back a connection that is ready for another exchange.
@@ -422,6 +422,9 @@ impl fmt::Debug for Pool {
     }
 }
 
+/// Whoever takes the connection out of a lease consumes the lease.
+const IN_USE: &str = "a lease has its connection until it is consumed";
+
 /// A connection in use. It is closed when dropped: only [`Lease::release`] gives it back.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -430,7 +433,6 @@ pub(super) struct Lease {
     reused: bool,
     /// Whether it is closed after this use.
     once: bool,
-    tunnel: bool,
 }
 
 impl Lease {
@@ -439,15 +441,16 @@ impl Lease {
         self.reused
     }
 
-    /// Counts the connection as a tunnel from now on. It stays one until it is dropped.
-    pub(super) fn begin_tunnel(&mut self) {
-        self.tunnel = true;
+    /// The connection goes on as a tunnel, and is never given back.
+    pub(super) fn into_tunnel(mut self) -> (Connection, Opened) {
+        let Kept { connection, permit, .. } = self.kept.take().expect(IN_USE);
         self.pool.count().begin_tunnel();
+        (connection, Opened { pool: self.pool.clone(), _permit: permit })
     }
 
     /// The connection itself.
     pub(super) fn connection(&mut self) -> &mut Connection {
-        &mut self.kept.as_mut().expect("only `release` takes it, and consumes the lease").connection
+        &mut self.kept.as_mut().expect(IN_USE).connection
     }
 
     /// The connection, if nothing was done with it.
@@ -511,10 +514,19 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(kept) = self.kept.take() else { return };
         drop(kept);
-        match self.tunnel {
-            true => self.pool.count().close_tunnel(),
-            false => self.pool.count().close(Closed::Broken),
-        }
+        self.pool.count().close(Closed::Broken);
+    }
+}
+
+/// A connection that goes on as a tunnel, in the books of its pool. Dropped when the tunnel ends.
+pub(super) struct Opened {
+    pool: Arc<Pool>,
+    _permit: Permit,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.pool.count().close_tunnel();
     }
 }
 

@@ -27,9 +27,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::answer::Note;
-use super::connection::Reply;
+use super::connection::{Connection, Reply};
 use super::policy::Timeouts;
-use super::pool::Lease;
+use super::pool::{Lease, Opened};
 use crate::alarm::Alarm;
 
 /// How much is read at a time.
@@ -64,7 +64,7 @@ impl Asked {
 pub(super) fn open(
     asked: Asked,
     mut reply: Reply,
-    mut lease: Lease,
+    lease: Lease,
     note: Note,
     exchange: Exchange,
     timeouts: &Timeouts,
@@ -74,8 +74,9 @@ pub(super) fn open(
     // RFC 9110 §8.6 has no length here; some instances say 0.
     head.headers.remove(CONTENT_LENGTH);
     asked.upgrade.write(&mut head.headers);
-    lease.begin_tunnel();
-    let tunnel = Tunnel { client: asked.client, instance, lease, note, exchange, timeouts: *timeouts };
+    let (connection, opened) = lease.into_tunnel();
+    let tunnel =
+        Tunnel { client: asked.client, instance, connection, note, exchange, timeouts: *timeouts, _opened: opened };
     let over = async move { tunnel.run().await.map(|()| Bytes::new()) };
     Response::from_parts(head, Body::from_stream(stream::once(over)))
 }
@@ -83,18 +84,21 @@ pub(super) fn open(
 struct Tunnel {
     client: OnUpgrade,
     instance: OnUpgrade,
-    lease: Lease,
+    connection: Connection,
     note: Note,
     exchange: Exchange,
     timeouts: Timeouts,
+    _opened: Opened,
 }
 
 impl Tunnel {
     /// From the moment that HTTP has given up both connections to the tunnel's end.
     async fn run(self) -> Result<(), CutShort> {
-        let Self { client, instance, mut lease, note, exchange, timeouts } = self;
-        // Driven to its end, which is where hyper lets go of it.
-        lease.connection().settle().await;
+        let Self { client, instance, mut connection, note, exchange, timeouts, _opened } = self;
+        // Driven to its end, which is where hyper lets go of it. What is left is of no use: a queue for requests, which is
+        // the largest part of a connection that rests.
+        connection.settle().await;
+        drop(connection);
         let joined = match (instance.await, client.await) {
             (Ok(instance), Ok(client)) => join(client, instance, &exchange, &timeouts).await,
             (Err(_), _) => Err(Cause::ResetAfterHeaders),

@@ -41,8 +41,9 @@ const SLACK: usize = 64;
 /// How many headers hyper takes unless it is told otherwise.
 const DEFAULT_HEADERS: usize = 100;
 
-/// How much hyper may read at a time beyond a head.
-const READ_AHEAD: usize = 408 * 1024;
+/// How much hyper may read at a time beyond a head, and keep of an answer that its client does not take. Six times as much
+/// is no faster; docs/performance.md has the figures.
+const AHEAD: usize = 64 * 1024;
 
 /// Serves a connection to its end. A PROXY protocol header comes first, then with TLS its handshake.
 pub(super) async fn serve<A: Application>(mut stream: Stream, mut peer: Peer, application: &Arc<A>, server: &Handle) {
@@ -130,7 +131,7 @@ where
         .header_read_timeout(None)
         // Limits are the gatekeeper's as well, who says what was wrong. hyper's are only a little wider.
         .max_header_size(manners.header_size + SLACK)
-        .max_buf_size(manners.header_size + READ_AHEAD)
+        .max_buf_size(manners.header_size + AHEAD)
         // A client that closes its side has left: what it asked for is cancelled.
         .half_close(false)
         .serve_connection(TokioIo::new(io), service_fn(|request| requests.answer(request)))

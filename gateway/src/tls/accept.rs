@@ -29,8 +29,9 @@ const THIS_IS_TLS: &str = "this port speaks TLS: use https://\n";
 /// A connection whose handshake is done.
 #[derive(Debug)]
 pub struct Accepted<S> {
-    /// What is said over it.
-    pub stream: TlsStream<S>,
+    /// What is said over it. Boxed: it is larger than all else that a connection keeps while it rests, and would have its
+    /// room in each step of the connection's task.
+    pub stream: Box<TlsStream<S>>,
     /// What the handshake established.
     pub secured: Secured,
     /// Whether HTTP/2 was agreed on. If not, it is HTTP/1.1.
@@ -144,7 +145,7 @@ impl Downstream {
             certificate,
         };
         let http2 = connection.alpn_protocol() == Some(HTTP2);
-        Ok(Accepted { secured: Secured::new(tls, &offer), http2, stream })
+        Ok(Accepted { secured: Secured::new(tls, &offer), http2, stream: Box::new(stream) })
     }
 }
 

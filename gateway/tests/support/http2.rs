@@ -30,7 +30,10 @@ pub struct Whole {
 impl Client {
     /// With prior knowledge.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).await.unwrap()).await.0
+        let stream = TcpStream::connect(address).await.unwrap();
+        // As clients do: or a frame's end waits for the other end to say that it has the rest.
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream).await.0
     }
 
     /// Over a connection whose handshake is done.

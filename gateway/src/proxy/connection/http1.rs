@@ -27,6 +27,10 @@ use crate::proxy::pool::Closed;
 use crate::proxy::upload::Sending;
 use crate::tls;
 
+/// How much is read at a time, and how much of a request is kept for an instance that does not take it. A client that does
+/// not take its answer has a few times this lying here. The largest head must fit.
+const BUFFER: usize = HEAD + 4 * 1024;
+
 /// hyper's side of a connection: reads and writes when it is polled.
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
@@ -70,7 +74,8 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> hyper::Result<Self> {
         let (stream, awaited) = Framing::new(stream);
-        let (sender, driver) = http1::Builder::new().max_header_size(HEAD).handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) =
+            http1::Builder::new().max_header_size(HEAD).max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await?;
         let driver: Driver = Box::pin(driver.with_upgrades());
         Ok(Self { sender, driver: Some(driver), over: None, watched: false, alarm: Alarm::default(), awaited })
     }
