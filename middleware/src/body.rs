@@ -77,6 +77,45 @@ impl HttpBody for CutAt {
     }
 }
 
+/// The first part of a body, kept for later in one piece.
+///
+/// It is copied: shared frames of one byte would take many times their size, and each keeps the buffer alive that it was
+/// read into.
+#[derive(Debug, Default)]
+pub struct Kept {
+    whole: Bytes,
+    /// What came since it was last shared.
+    more: BytesMut,
+}
+
+impl Kept {
+    /// How many bytes are kept.
+    pub fn len(&self) -> usize {
+        self.whole.len() + self.more.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps these as well.
+    pub fn push(&mut self, data: &[u8]) {
+        self.more.extend_from_slice(data);
+    }
+
+    /// All that is kept.
+    pub fn share(&mut self) -> Bytes {
+        let more = mem::take(&mut self.more);
+        if self.whole.is_empty() {
+            self.whole = more.freeze();
+        } else if !more.is_empty() {
+            self.whole = [&self.whole[..], &more].concat().into();
+        }
+        self.whole.clone()
+    }
+}
+
 /// How the copying of a body went.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Copied {
@@ -90,54 +129,44 @@ pub enum Copied {
 
 /// The same body; what flows through is kept, up to `most` bytes, and given to `done` when it is over.
 ///
-/// The chunks are shared, not copied, and nothing waits for `done`.
+/// Nothing waits for `done`.
 pub fn copy(body: Body, most: usize, done: impl FnOnce(Copied) + Send + 'static) -> Body {
     if body.is_end_stream() {
         done(Copied::Whole(Bytes::new()));
         return body;
     }
     let done: Done = Box::new(done);
-    Body::new(Copying { body, room: most, chunks: Vec::new(), done: Some(done) })
+    Body::new(Copying { body, most, kept: Kept::default(), done: Some(done) })
 }
 
 type Done = Box<dyn FnOnce(Copied) + Send>;
 
 struct Copying {
     body: Body,
-    room: usize,
-    chunks: Vec<Bytes>,
+    most: usize,
+    kept: Kept,
     done: Option<Done>,
 }
 
 impl Copying {
     fn keep(&mut self, data: &Bytes) {
-        if self.done.is_none() || data.is_empty() {
+        if self.done.is_none() {
             return;
         }
-        match self.room.checked_sub(data.len()) {
-            Some(room) => {
-                self.room = room;
-                self.chunks.push(data.clone());
-            }
-            None => self.finish(Copied::TooLarge),
+        if data.len() > self.most - self.kept.len() {
+            self.finish(Copied::TooLarge);
+        } else {
+            self.kept.push(data);
         }
     }
 
     fn end(&mut self) {
-        let whole = match &mut self.chunks[..] {
-            [] => Bytes::new(),
-            [one] => mem::take(one),
-            many => {
-                let mut whole = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
-                many.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-                whole.freeze()
-            }
-        };
+        let whole = self.kept.share();
         self.finish(Copied::Whole(whole));
     }
 
     fn finish(&mut self, copied: Copied) {
-        self.chunks = Vec::new();
+        self.kept = Kept::default();
         if let Some(done) = self.done.take() {
             done(copied);
         }
@@ -225,6 +254,30 @@ mod tests {
         assert_eq!(result.lock().unwrap().take(), Some(Copied::Whole("known to end".into())));
         let (_, result) = copied(Body::empty(), 0);
         assert_eq!(result.lock().unwrap().take(), Some(Copied::Whole(Bytes::new())));
+    }
+
+    // A client that sends its body by single bytes made the gateway hold some forty times as much.
+    #[tokio::test]
+    async fn frames_of_one_byte_do_not_keep_the_buffers_alive_that_they_were_read_into() {
+        let buffer = Bytes::from(vec![b'x'; 1000]);
+        let frames: Vec<_> = (0..1000).map(|at| Ok::<_, std::io::Error>(buffer.slice(at..at + 1))).collect();
+        let (mut body, result) = copied(Body::from_stream(stream::iter(frames)), 1000);
+        for _ in 0..1000 {
+            body.frame().await.expect("a frame").unwrap();
+        }
+        assert!(buffer.is_unique());
+        assert!(body.frame().await.is_none());
+        assert_eq!(result.lock().unwrap().take(), Some(Copied::Whole(buffer)));
+    }
+
+    #[test]
+    fn what_is_kept_can_grow_after_it_was_shared() {
+        let mut kept = Kept::default();
+        assert_eq!((kept.share(), kept.is_empty()), (Bytes::new(), true));
+        for (part, whole) in [("ab", "ab"), ("", "ab"), ("c", "abc"), ("de", "abcde")] {
+            kept.push(part.as_bytes());
+            assert_eq!((kept.share(), kept.len()), (Bytes::from(whole), whole.len()));
+        }
     }
 
     #[tokio::test]
