@@ -19,6 +19,7 @@ mod document;
 pub mod file;
 mod names;
 mod node;
+pub mod one_form;
 mod open;
 mod raw;
 pub mod schema;

@@ -8,6 +8,7 @@ mod listeners;
 pub(crate) mod not_yet;
 mod routes;
 mod services;
+mod unmatched;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;

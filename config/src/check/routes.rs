@@ -1,12 +1,14 @@
 //! Routes: exactly one answer, names that lead somewhere, and answers that can be given.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use http::uri::PathAndQuery;
 
-use super::Check;
+use super::{Check, unmatched};
 use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
 use crate::node::{Kind, Node};
+use crate::one_form::Left;
 use crate::raw::Step;
 use crate::units::HostPattern;
 use crate::{EncodedSlashes, Match, PathMatch, Redirect, Respond, Route, Slashes, Spanned, Split, Sticky};
@@ -98,39 +100,56 @@ impl Check<'_> {
         }
         // Keys of a TOML table differ, but these are one header all the same.
         self.no_duplicates(wanted.headers.iter().map(|(name, _)| name));
+        for (name, _) in &wanted.cookies {
+            self.cookie(name, &name.span);
+        }
+    }
+
+    /// RFC 6265 §4.1.1: a cookie's name is a token.
+    fn cookie(&mut self, name: &str, span: &Range<usize>) {
+        let token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&byte);
+        if name.is_empty() || !name.bytes().all(token) {
+            self.error(span, format!("`{name}` is not the name of a cookie"));
+        }
     }
 
     /// Routes are compared with paths that were put in order: what is not left in any of them matches nothing.
     fn path_that_no_request_has(&mut self, route: &Route, wanted: &Match) {
         let Some(path) = &wanted.path else { return };
-        let (PathMatch::Pattern(text) | PathMatch::Prefix(text)) = &path.value else { return };
-        let (doubled, upper) = (text.contains("//"), text.to_ascii_uppercase());
-        let encoded = upper.contains("%2F") || upper.contains("%5C");
-        if !doubled && !encoded {
-            return;
+        let fault = |left| match &path.value {
+            PathMatch::Pattern(text) | PathMatch::Prefix(text) => unmatched::by_slashes(text, left),
+            PathMatch::Regex(regex) => unmatched::by_expression(regex, left),
+        };
+        // One listener whose requests it can match is enough.
+        let faults: Option<Vec<_>> = self.left_in_paths(route).into_iter().map(fault).collect();
+        if let Some(fault) = faults.and_then(|mut faults| faults.pop()) {
+            let reported = self.error(&path.span, fault.said);
+            if let Some(help) = fault.help {
+                reported.help(help);
+            }
         }
+    }
+
+    /// What each listener of a route leaves in paths by the time routes are compared.
+    fn left_in_paths(&self, route: &Route) -> Vec<Left> {
+        let file = self.file;
         let serves = |route: &Route, listener: &str| {
             route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == listener)
         };
-        let file = self.file;
         let served = file.listeners.iter().filter(|listener| serves(route, &listener.name.value));
-        let mut compared = served.map(|listener| {
+        let mut all: Vec<Left> = Vec::new();
+        for listener in served {
             let routes = file.routes.iter().filter(|route| serves(route, &listener.name.value));
-            listener.value.paths.on_arrival(routes.map(|route| route.paths))
-        });
-        let kept = |paths: crate::Paths| {
-            (!doubled || paths.slashes == Slashes::Keep) && (!encoded || paths.encoded_slashes == EncodedSlashes::Keep)
-        };
-        if file.listeners.is_empty() || compared.any(kept) {
-            return;
-        }
-        let (said, key) = match doubled {
-            true => ("no path has `//` when routes are compared, so this matches nothing", "slashes"),
-            false => {
-                ("no path has an encoded slash when routes are compared, so this matches nothing", "encoded_slashes")
+            let paths = listener.value.paths.on_arrival(routes.map(|route| route.paths));
+            let left = Left {
+                slashes: paths.slashes == Slashes::Keep,
+                encoded_slashes: paths.encoded_slashes == EncodedSlashes::Keep,
+            };
+            if !all.contains(&left) {
+                all.push(left);
             }
-        };
-        self.error(&path.span, said).help(format!("`paths = {{ {key} = \"keep\" }}` of a listener keeps them"));
+        }
+        all
     }
 
     /// A list that lost its last entry must not open a door: it says nobody, and leaving it out says everybody.
@@ -226,10 +245,7 @@ impl Check<'_> {
                     .help("leave `sticky` out to draw every request anew");
             }
             Sticky::Cookie(name) => {
-                let token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&byte);
-                if name.is_empty() || !name.bytes().all(token) {
-                    self.error(&sticky.span, format!("`{name}` is not the name of a cookie"));
-                }
+                self.cookie(name, &sticky.span);
             }
             Sticky::Client(true) | Sticky::Header(_) => {}
         }

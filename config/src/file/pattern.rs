@@ -44,6 +44,14 @@ pub(crate) fn captures(pattern: &str) -> impl Iterator<Item = &str> {
     segments.filter_map(|segment| capture(segment).ok().flatten().map(|capture| capture.name))
 }
 
+/// What is wrong with a path that an expression spells out, if it is more than how it is written.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    // White space and the like are only to be written differently.
+    let printable: String = path.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+    check_text(&printable)?;
+    path.split('/').try_for_each(check_dots)
+}
+
 struct Capture<'a> {
     /// With its braces.
     whole: &'a str,
@@ -126,10 +134,15 @@ fn check_text(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_segment(segment: &str) -> Result<(), String> {
-    if segment == "." || segment == ".." {
-        return Err(format!("no request has a segment `{segment}`: it is resolved before routes are compared"));
+fn check_dots(segment: &str) -> Result<(), String> {
+    match segment {
+        "." | ".." => Err(format!("no request has a segment `{segment}`: it is resolved before routes are compared")),
+        _ => Ok(()),
     }
+}
+
+fn check_segment(segment: &str) -> Result<(), String> {
+    check_dots(segment)?;
     if let Some(name) = segment.strip_prefix(':') {
         return Err(format!("`:{name}` is an older notation; write `{{{name}}}`"));
     }

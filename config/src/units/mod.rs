@@ -23,7 +23,7 @@ pub use header::{HeaderName, HeaderText, Method};
 pub use host::HostPattern;
 pub use network::Network;
 pub use percent::Percent;
-pub use regex::Regex;
+pub use regex::{Regex, TooMany};
 pub use secret::Secret;
 pub use size::Size;
 pub use trusted_proxy::TrustedProxy;

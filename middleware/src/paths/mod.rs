@@ -30,10 +30,12 @@ use std::fmt;
 use http::Uri;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
+use portcullis_config::one_form::{escape, is_pchar, is_unreserved, push_escape};
 use portcullis_config::{DotSegments, EncodedSlashes, Paths, Slashes};
 
 use crate::{Cause, MatchedRoute, Rejection, Request};
 
+pub use portcullis_config::one_form::literal;
 pub use readings::readings;
 
 /// How much of a path the log shows from where it is wrong.
@@ -191,31 +193,6 @@ pub fn replace(request: &mut Request, path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Text of the file as it stands in a path in its one form: `é` is `%C3%A9`, `%41` is `A`.
-///
-/// Slashes are not in it, nor are dot segments; what is no escape is the escape of `%`.
-pub fn literal(text: &str) -> Cow<'_, str> {
-    let bytes = text.as_bytes();
-    if bytes.iter().all(|&byte| is_pchar(byte)) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        match (byte, escape(bytes, at - 1)) {
-            (b'%', Some(value)) => {
-                at += 2;
-                if is_unreserved(value) { out.push(value) } else { push_escape(&mut out, value) }
-            }
-            // A slash that does get here stays one.
-            (byte, _) if is_pchar(byte) || byte == b'/' => out.push(byte),
-            (byte, _) => push_escape(&mut out, byte),
-        }
-    }
-    Cow::Owned(String::from_utf8(out).expect("nothing but ASCII was written"))
-}
-
 /// What a request's path was found to be on its arrival. Rides in its extensions if that is anything.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrived {
@@ -301,30 +278,6 @@ static KINDS: [u8; 256] = {
     }
     kinds
 };
-
-/// RFC 3986 §2.3.
-const fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
-}
-
-/// RFC 3986 §3.3: what a segment may hold as it is.
-const fn is_pchar(byte: u8) -> bool {
-    is_unreserved(byte) || matches!(byte, b'!' | b'$' | b'&'..=b',' | b':' | b';' | b'=' | b'@')
-}
-
-/// The byte that an escape at this place stands for.
-fn escape(bytes: &[u8], at: usize) -> Option<u8> {
-    let digit = |at| (*bytes.get(at)? as char).to_digit(16);
-    if bytes.get(at) != Some(&b'%') {
-        return None;
-    }
-    u8::try_from(digit(at + 1)? << 4 | digit(at + 2)?).ok()
-}
-
-fn push_escape(out: &mut Vec<u8>, byte: u8) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-}
 
 /// Whether the escape at this place begins a longer encoding of a character than there need be (RFC 3629 §3).
 fn is_overlong(bytes: &[u8], at: usize, first: u8) -> bool {

@@ -4,7 +4,9 @@
 //! in whether several slashes are one. None of that is rare: servlet containers cut off parameters, a proxy before an
 //! application makes for two decoders, and file systems merge slashes.
 
-use super::{decoded, is_pchar, push_escape};
+use portcullis_config::one_form::{is_pchar, push_escape};
+
+use super::decoded;
 
 /// Every other reading of a path that has its one form already, each in that form too. None of them is the path itself.
 ///

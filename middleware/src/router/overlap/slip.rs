@@ -9,11 +9,12 @@ use axum::body::Body;
 use http::header::HOST;
 use http::{HeaderValue, Method};
 use portcullis_config::Level;
+use portcullis_config::one_form::{Left, example};
 use portcullis_config::units::HostPattern;
 
 use super::{Claim, Finding, Realm};
 use crate::Request;
-use crate::router::path::{End, Shape};
+use crate::router::path::End;
 use crate::router::predicate::Facts;
 use crate::router::trie::Rank;
 
@@ -115,10 +116,14 @@ impl Guarded<'_> {
         let mut probe = |method: &Method, host: &str, path: String, own_path| {
             probes.push(Probe { method: method.clone(), host: host.to_owned(), path, own_path });
         };
-        // What a regex matches cannot be made up; only the ways around the path are tried for it.
-        if candidate.predicates.regex().is_none() {
-            let path = detail.shape.example(|_| "x".to_owned());
-            for near in near(&detail.shape, &path) {
+        // For an expression too large to find an example, only the ways around the path are tried.
+        let path = match candidate.predicates.regex() {
+            None => Some(detail.shape.example(|_| "x".to_owned())),
+            Some(regex) => example(regex, Left::default()).unwrap_or_default(),
+        };
+        if let Some(path) = path {
+            let end = if candidate.predicates.regex().is_some() { &End::Here } else { &detail.shape.end };
+            for near in near(end, &path) {
                 probe(&method, &host, near, false);
             }
             probe(&method, &host, path.clone(), true);
@@ -154,6 +159,12 @@ impl Guarded<'_> {
         }
     }
 
+    fn has_the_same_path(&self, rank: Rank) -> bool {
+        let index = &self.realm.index;
+        let path = |rank| (index.detail(rank).shape.nameless(), index.candidate(rank).predicates.regex());
+        path(rank) == path(self.rank)
+    }
+
     /// Whether a capture of this candidate's path is the service's name.
     fn names_service(&self, rank: Rank, capture: &str) -> bool {
         let claim = &self.realm.claims[self.realm.index.candidate(rank).route as usize];
@@ -170,7 +181,7 @@ impl Guarded<'_> {
         let index = &self.realm.index;
         let rank = index.find(&Facts::of(&request)).ok()?;
         let other = &self.realm.claims[index.candidate(rank).route as usize];
-        if probe.own_path && index.detail(rank).shape.nameless() == index.detail(self.rank).shape.nameless() {
+        if probe.own_path && self.has_the_same_path(rank) {
             return None;
         }
         let guard = missing(self.claim(), &other.guards)?;
@@ -202,8 +213,8 @@ impl Guarded<'_> {
 }
 
 /// Paths that a service may well take for the same as one that a route matches, though the route does not.
-fn near(shape: &Shape, path: &str) -> Vec<String> {
-    match &shape.end {
+fn near(end: &End, path: &str) -> Vec<String> {
+    match end {
         End::Prefix => Vec::new(),
         End::Rest(_) => {
             let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);

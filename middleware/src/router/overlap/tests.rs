@@ -184,6 +184,8 @@ fn a_request_that_slips_past_a_guard_is_a_warning_with_that_request() {
         (r#"{ path = "/admin/{*rest}" }"#, everything, "GET /admin/"),
         (r#"{ path = { prefix = "/admin" }, methods = ["POST"] }"#, everything, "GET /admin"),
         (r#"{ path = { prefix = "/admin" }, headers = { x = "1" } }"#, everything, "GET /admin"),
+        (r#"{ path = { regex = "/admin/[0-9]+" } }"#, everything, "GET /admin/0/"),
+        (r#"{ path = { regex = "/admin(/.*)?" }, methods = ["POST"] }"#, everything, "GET /admin"),
         (
             r#"{ hosts = ["a.example"], path = { prefix = "/admin" } }"#,
             everything,
@@ -205,6 +207,8 @@ fn what_cannot_slip_is_no_warning() {
     let everything = "match = { path = { prefix = \"/\" } }\n";
     let admin = r#"{ path = { prefix = "/admin" } }"#;
     assert!(guarded(admin, &format!("{everything}service = \"s\"")).is_empty(), "a prefix leaves nothing beside it");
+    let regex = r#"{ path = { regex = "/admin(/.*)?" } }"#;
+    assert!(guarded(regex, &format!("{everything}service = \"s\"")).is_empty(), "nor does this expression");
     let exact = r#"{ path = "/admin" }"#;
     assert!(guarded(exact, &format!("{everything}service = \"t\"")).is_empty(), "another service");
     assert!(guarded(exact, &format!("{everything}service = \"s\"\nchain = [\"office\"]")).is_empty(), "the same guard");
