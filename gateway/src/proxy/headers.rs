@@ -71,7 +71,7 @@ const OWNED: [&str; 10] = [
 /// Removes the headers that concern only the connection they came over. Returns what was [listed](Listed) among them.
 ///
 /// `TE: trailers` stays: we do pass trailers on.
-pub(super) fn end_hop(headers: &mut HeaderMap) -> Option<Listed> {
+pub fn end_hop(headers: &mut HeaderMap) -> Option<Listed> {
     match find(headers, &HOP_BY_HOP) {
         0 => None,
         found => end_those(headers, found),

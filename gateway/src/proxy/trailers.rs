@@ -35,7 +35,7 @@ const OF_A_HEAD: [HeaderName; 16] = [
 
 /// What a message's `Connection` has listed beside the usual (RFC 9110 §7.6.1). A trailer of such a name ends there too.
 #[derive(Debug, Clone)]
-pub(super) struct Listed(pub(super) Vec<HeaderName>);
+pub struct Listed(pub(super) Vec<HeaderName>);
 
 /// Removes what must not go on.
 pub(super) fn clean(trailers: &mut HeaderMap, listed: Option<&Listed>) {
