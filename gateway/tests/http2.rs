@@ -302,6 +302,32 @@ async fn a_drain_lets_requests_in_flight_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn an_answer_that_a_drain_cuts_off_is_not_the_clients_doing_whatever_it_speaks() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut older = target.connect().await;
+    older.put("GET /older HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut one = fake.accept().await;
+    let mut client = Speaker::connect(target.address).await;
+    client.put(get_frame(1, "/newer")).await;
+    let mut two = fake.accept().await;
+    for instance in [&mut one, &mut two] {
+        instance.head().await;
+        instance.put("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    }
+    older.take_until("hello").await;
+    client.until(DATA).await;
+    target.server.drain();
+    target.server.cut();
+    target.server.closed().await;
+    let found: Vec<_> =
+        target.first_lines(2).await.iter().map(|line| (line["protocol"].clone(), line["cause"].clone())).collect();
+    for protocol in ["HTTP/1.1", "HTTP/2"] {
+        assert!(found.contains(&(protocol.into(), "draining".into())), "{found:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_changes_what_is_asked_later_and_nothing_that_flows() {
     let fake = Fake::new().await;
     let routes = |body: &str| {

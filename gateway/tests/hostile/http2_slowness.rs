@@ -161,7 +161,7 @@ async fn an_answer_that_nobody_takes_is_given_up() {
         sending.await.unwrap();
     }
     let lines = target.first_lines(3).await;
-    assert!(lines.iter().all(|line| line["cause"] == "client_closed"), "{lines:?}");
+    assert!(lines.iter().all(|line| line["cause"] == "idle_timeout"), "{lines:?}");
     // Somebody who takes what little comes is served as long as it lasts.
     client.put([numbered(WINDOW_UPDATE, 0, 1000), get(7, "/")].concat()).await;
     let mut instance = fake.accept().await;

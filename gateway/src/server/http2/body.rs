@@ -12,6 +12,7 @@ use tower::BoxError;
 
 use super::course::Open;
 use super::pace;
+use crate::server::AnswerBody;
 use crate::server::strict::Fault;
 use crate::server::strict::Refusal;
 use crate::server::strict::http2::check_trailers;
@@ -70,23 +71,32 @@ const PIECE: usize = 16 * 1024;
 
 pin_project! {
     /// The body of an answer.
-    pub(super) struct Outgoing<B> {
+    pub(super) struct Outgoing<B: AnswerBody> {
         #[pin]
         body: B,
         rest: Bytes,
         bodiless: bool,
-        _open: Open,
+        open: Open,
+    }
+
+    impl<B: AnswerBody> PinnedDrop for Outgoing<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(cause) = this.open.broken() {
+                this.body.break_off(cause);
+            }
+        }
     }
 }
 
-impl<B> Outgoing<B> {
+impl<B: AnswerBody> Outgoing<B> {
     /// `bodiless`: the answer has none, whatever this says. Over HTTP/1.1 hyper sees to that by itself.
     pub(super) fn new(body: B, bodiless: bool, open: Open) -> Self {
-        Self { body, rest: Bytes::new(), bodiless, _open: open }
+        Self { body, rest: Bytes::new(), bodiless, open }
     }
 }
 
-impl<B: HttpBody<Data = Bytes>> HttpBody for Outgoing<B> {
+impl<B: AnswerBody> HttpBody for Outgoing<B> {
     type Data = Bytes;
     type Error = B::Error;
 

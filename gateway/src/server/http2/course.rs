@@ -1,12 +1,14 @@
 //! How far a connection is: what its bytes, its requests and its clocks know of each other.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use h2::Reason;
+use portcullis_middleware::Cause;
 use tokio::time::Instant;
 
+use super::pace;
 use crate::server::Manners;
 use crate::server::strict::frames::{Calm, Seen, Traffic};
 use crate::server::strict::{Fault, Refusal};
@@ -24,6 +26,8 @@ pub(super) struct Course {
     last: AtomicBool,
     /// Whether h2 has closed it.
     closed: AtomicBool,
+    /// Why the connection is closed before the last answer was over, if it is not the client's doing.
+    broken: OnceLock<Cause>,
     // Never waited for: only the connection's own task looks at it.
     bytes: Mutex<Bytes>,
 }
@@ -48,6 +52,7 @@ impl Course {
             moved: AtomicU64::new(0),
             last: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            broken: OnceLock::new(),
             bytes: Mutex::new(bytes),
         }
     }
@@ -80,6 +85,12 @@ impl Course {
         if !self.closed.load(Relaxed) {
             self.condemn(Fault::UpgradeWithBody);
         }
+    }
+
+    /// The connection is closed for this reason. An answer that is not over by then hears of it.
+    pub(super) fn break_off(&self, cause: Cause) {
+        // The first reason is the true one.
+        let _ = self.broken.set(cause);
     }
 
     /// Since when there is no request; `None` while there is one.
@@ -176,6 +187,13 @@ impl Course {
 
 /// A request that is not over yet.
 pub(super) struct Open(Arc<Course>);
+
+impl Open {
+    /// Why the request is cut short, if the gateway does it.
+    pub(super) fn broken(&self) -> Option<Cause> {
+        pace::given_up().or_else(|| self.0.broken.get().copied())
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {

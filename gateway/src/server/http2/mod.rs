@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis_config::Limits;
 use portcullis_config::units::Size;
+use portcullis_middleware::Cause;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
@@ -106,10 +107,11 @@ pub(super) async fn serve<S, A>(
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     {
         let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
-        match server.stop.drive(connection, Clocked::finish).await.flatten() {
-            Some(Err(error)) => debug!(peer = %streams.peer(), %error, "a connection ended early"),
-            Some(Ok(())) => course.is_over(),
-            None => {}
+        match server.stop.drive(connection, Clocked::finish).await {
+            Some(Some(Err(error))) => debug!(peer = %streams.peer(), %error, "a connection ended early"),
+            Some(Some(Ok(()))) => course.is_over(),
+            Some(None) => {}
+            None => course.break_off(Cause::Draining),
         }
     }
     if let Some(refusal) = course.verdict() {

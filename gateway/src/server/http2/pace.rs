@@ -10,24 +10,41 @@ use std::pin::pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use portcullis_middleware::Cause;
 use tokio::task_local;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+/// What a client does with the answer to its request.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// It has taken everything so far.
+    Taken,
+    /// Since then there is a part of it that it does not take.
+    Offered(Instant),
+    /// That went on for too long.
+    GivenUp,
+}
+
 task_local! {
-    /// Since when a client has a part of an answer that it does not take.
-    static OFFERED: Cell<Option<Instant>>;
+    /// The answer to the request that a task is for.
+    static ANSWER: Cell<Answer>;
 }
 
 /// The client has taken everything so far.
 pub(super) fn taken() {
-    let _ = OFFERED.try_with(Cell::take);
+    let _ = ANSWER.try_with(|answer| answer.set(Answer::Taken));
 }
 
 /// A part of the answer is there to be taken.
 pub(super) fn offered() {
-    let _ = OFFERED.try_with(|offered| offered.set(Some(Instant::now())));
+    let _ = ANSWER.try_with(|answer| answer.set(Answer::Offered(Instant::now())));
+}
+
+/// Why this task's request is given up, if it is.
+pub(super) fn given_up() -> Option<Cause> {
+    ANSWER.try_with(|answer| matches!(answer.get(), Answer::GivenUp).then_some(Cause::IdleTimeout)).ok()?
 }
 
 /// Runs requests on the worker that has their connection.
@@ -46,7 +63,7 @@ impl Worker {
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Worker {
     fn execute(&self, stream: F) {
-        let task = OFFERED.scope(Cell::new(None), until_given_up(stream, self.patience));
+        let task = ANSWER.scope(Cell::new(Answer::Taken), until_given_up(stream, self.patience));
         // hyper calls this from within the connection's task, whose runtime is the worker's.
         drop(tokio::spawn(self.connections.track_future(task)));
     }
@@ -60,7 +77,9 @@ async fn until_given_up(stream: impl Future<Output = ()>, patience: Option<Durat
             if stream.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());
             }
-            let (Some(offered), Some(patience)) = (OFFERED.with(Cell::get), patience) else { return Poll::Pending };
+            let (Answer::Offered(offered), Some(patience)) = (ANSWER.with(Cell::get), patience) else {
+                return Poll::Pending;
+            };
             let deadline = offered + patience;
             if clock.is_none() {
                 clock.set(Some(sleep_until(deadline)));
@@ -69,6 +88,8 @@ async fn until_given_up(stream: impl Future<Output = ()>, patience: Option<Durat
             ready!(clock.as_mut().poll(context));
             if deadline <= Instant::now() {
                 debug!("a client does not take its answer");
+                // It is dropped right after this, still within the task, and asks why.
+                ANSWER.with(|answer| answer.set(Answer::GivenUp));
                 return Poll::Ready(());
             }
             clock.reset(deadline);
