@@ -49,8 +49,8 @@ const AHEAD: usize = 64 * 1024;
 pub(super) async fn serve<A: Application>(mut stream: Stream, mut peer: Peer, application: &Arc<A>, server: &Handle) {
     let manners = application.manners();
     if let Some(receiver) = application.proxy_protocol() {
-        let taken = Box::pin(server.preambles.take(&receiver, &mut stream, &mut peer, &manners)).await;
-        if !taken {
+        let taken = server.preambles.take(&receiver, &mut stream, &mut peer, &manners);
+        if Box::pin(server.stop.unless_told(taken)).await != Some(true) {
             return;
         }
     }
@@ -59,9 +59,9 @@ pub(super) async fn serve<A: Application>(mut stream: Stream, mut peer: Peer, ap
         return exchange(stream, peer, application, &manners, server).await;
     };
     // Both are boxed: a connection without TLS has no room for them, and one with TLS none for its handshake.
-    let shaken = Box::pin(server.handshakes.shake(&tls, stream, &peer, &manners)).await;
+    let shaken = Box::pin(server.stop.unless_told(server.handshakes.shake(&tls, stream, &peer, &manners))).await;
     drop(tls);
-    if let Some(Accepted { stream, secured, http2 }) = shaken {
+    if let Some(Accepted { stream, secured, http2 }) = shaken.flatten() {
         peer.tls = Some(Arc::new(secured));
         if http2 {
             return Box::pin(http2::serve(stream, Vec::new(), peer, application, &manners, server)).await;
@@ -82,10 +82,11 @@ where
         let left = Box::pin(converse(stream, come, since, &peer, &**application, manners, &server.stop)).await;
         let Some(Left { io, ending }) = left else { return };
         match ending {
-            Ending::Rest(resting, asked) => match rest(io, resting, manners.idle, &server.stop).await {
-                Some(woken) => ((stream, come), since, is_new) = (woken, resting, is_new && !asked),
-                None => return,
-            },
+            Ending::Rest { since: resting, asked, held } => {
+                let Some((io, next)) = rest(io, resting, manners.idle, &server.stop).await else { return };
+                come = if held.is_empty() { next } else { [held, next].concat() };
+                (stream, since, is_new) = (io, resting, is_new && !asked);
+            }
             // Over TLS the version is agreed on in the handshake (RFC 9113 §3.2).
             Ending::Http2(read, _) if is_new && peer.tls.is_none() => {
                 return Box::pin(http2::serve(io, read, peer, application, manners, server)).await;

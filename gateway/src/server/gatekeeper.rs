@@ -76,8 +76,15 @@ pub(super) struct Left<I> {
 
 /// How hyper's part in a connection ended.
 pub(super) enum Ending {
-    /// Since then nobody has asked for anything; and whether somebody had before.
-    Rest(Instant, bool),
+    /// The client asks for nothing, for now.
+    Rest {
+        /// Since then.
+        since: Instant,
+        /// Whether it has asked for something before.
+        asked: bool,
+        /// What has come all the same: line ends, or a half of one, which may stand before a request.
+        held: Vec<u8>,
+    },
     /// The client is not done. This is still to be answered.
     Undone(Option<Refusal>),
     /// It began with the preface of HTTP/2, so far as it was read. This is the answer where that may not be.
@@ -283,8 +290,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gatekeeper<I> {
             if Pin::new(io).poll_read(context, buffer)?.is_pending() {
                 ready!(this.wait(context));
                 if this.gate.place(&this.held) == Place::Rest {
-                    let ending = Ending::Rest(this.phase.rests_since(), this.gate.requests() > 0);
-                    this.leave(ending);
+                    let (since, asked) = (this.phase.rests_since(), this.gate.requests() > 0);
+                    let held = mem::take(&mut this.held);
+                    this.leave(Ending::Rest { since, asked, held });
                     return Poll::Ready(Ok(()));
                 }
                 this.refusal = Some(this.gate.refuse(Fault::HeaderTimeout, &this.held));
@@ -437,7 +445,7 @@ mod tests {
         client.read_exact(&mut [0; 8]).await.unwrap();
         assert_eq!(keeper.write(b"more").await.unwrap(), 4);
         assert_eq!(read(&mut keeper).await, b"");
-        assert!(matches!(exit.take(), Some(Left { ending: Ending::Rest(..), .. })));
+        assert!(matches!(exit.take(), Some(Left { ending: Ending::Rest { .. }, .. })));
     }
 
     #[tokio::test]

@@ -50,6 +50,15 @@ impl Stop {
         }
     }
 
+    /// What comes of something that no request waits for. It is dropped when this is told.
+    pub(super) async fn unless_told<T>(&self, something: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            come = something => Some(come),
+            () = self.told() => None,
+        }
+    }
+
     /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon. `None` if time is up.
     ///
     /// `select!` would take the bell's lock, which all workers share, at every step of every request. Here the bell is
@@ -67,15 +76,21 @@ impl Stop {
                 listening = true;
                 let _: Poll<()> = bell.as_mut().poll(context);
             }
-            if !told && self.is_told() {
+            // What has come already is read before it is told: it may be a request, the first one even.
+            let mut polled = connection.as_mut().poll(context);
+            if polled.is_pending() && !told && self.is_told() {
                 told = true;
                 finish(connection.as_mut());
+                polled = connection.as_mut().poll(context);
             }
             // A bell that rang before it was listened to is heard all the same.
-            if told && (last.as_mut().poll(context).is_ready() || self.cut.load(Ordering::Acquire)) {
+            if polled.is_pending()
+                && told
+                && (last.as_mut().poll(context).is_ready() || self.cut.load(Ordering::Acquire))
+            {
                 return Poll::Ready(None);
             }
-            connection.as_mut().poll(context).map(Some)
+            polled.map(Some)
         })
         .await
     }

@@ -243,6 +243,17 @@ async fn a_body_that_is_longer_or_shorter_than_it_says_never_becomes_a_whole_one
 }
 
 #[tokio::test]
+async fn a_length_that_is_said_twice_reaches_an_instance_once() {
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "").await;
+    let mut client = Speaker::connect(target.address).await;
+    client.put(upload_twice("3", "3")).await;
+    assert_eq!(client.until(DATA).await.payload, b"ok");
+    let head = witness.heads().remove(0);
+    assert_eq!(head.matches("content-length").count(), 1, "{head}");
+}
+
+#[tokio::test]
 async fn who_agreed_on_it_and_speaks_something_else_is_told_so() {
     let target = Logged::before(support::nobody().await, "").await;
     let mut client = target.connect().await;

@@ -247,13 +247,20 @@ impl From<Failure> for Unanswered {
     }
 }
 
-/// A middleware may have changed the body and left its length in the header; what is sent is the truth.
+/// A middleware may have changed the body and left its length in the header; what is sent is the truth, and said once. Over
+/// HTTP/2 a client may say it twice, if it says the same.
 fn settle_length(request: &mut Outgoing) {
-    let Some(size) = request.body().size_hint().exact() else { return };
+    let size = request.body().size_hint().exact();
     let headers = request.headers_mut();
-    if headers.get(CONTENT_LENGTH).is_some_and(|said| said.as_bytes() != size.to_string().as_bytes()) {
-        headers.insert(CONTENT_LENGTH, size.into());
-    }
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = said.next() else { return };
+    let is_once = said.next().is_none();
+    let length = match size {
+        Some(size) if first.as_bytes() != size.to_string().as_bytes() => size.into(),
+        _ if is_once => return,
+        _ => first.clone(),
+    };
+    headers.insert(CONTENT_LENGTH, length);
 }
 
 /// Whether what came is no HTTP/2 because it is no TLS.

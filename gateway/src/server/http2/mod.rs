@@ -86,13 +86,14 @@ pub(super) async fn serve<S, A>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Application,
 {
-    if let Err(refusal) = preface(&mut io, &mut read, manners.header).await {
+    match server.stop.unless_told(preface(&mut io, &mut read, manners.header)).await {
+        Some(Ok(())) => {}
         // Whoever does not begin with the preface speaks something else, most likely HTTP/1.1.
-        let words = match refusal {
-            Some(refusal) => written(application.refuse(&refusal, &peer)).await,
-            None => return,
-        };
-        return part(io, &words).await;
+        Some(Err(Some(refusal))) => {
+            let words = written(application.refuse(&refusal, &peer)).await;
+            return part(io, &words).await;
+        }
+        Some(Err(None)) | None => return,
     }
     let (course, exit) = (Arc::new(Course::new(manners)), Exit::new());
     let streams = Arc::new(Streams::new(application.clone(), peer, course.clone(), manners));
