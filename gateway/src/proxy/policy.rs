@@ -104,10 +104,10 @@ impl From<&file::Service> for Policy {
         Self {
             host: if service.keep_host { Host::Keep } else { Host::Instance },
             timeouts: Timeouts {
-                connect: clock(service.timeouts.connect),
-                first_byte: clock(service.timeouts.first_byte),
-                idle: clock(service.timeouts.idle),
-                tunnel: clock(service.timeouts.tunnel),
+                connect: service.timeouts.connect.limit(),
+                first_byte: service.timeouts.first_byte.limit(),
+                idle: service.timeouts.idle.limit(),
+                tunnel: service.timeouts.tunnel.limit(),
                 attempt: None,
             },
             retry: service.retry.as_ref().map(Retry::from).unwrap_or_default(),
@@ -120,17 +120,13 @@ impl From<&file::Service> for Policy {
     }
 }
 
-/// A time so long that nobody waits for its end, and that no sum of it with a moment overflows.
-pub(super) const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-
-fn clock(limit: units::Duration) -> Option<Duration> {
-    limit.limit().map(|limit| limit.min(NEVER))
-}
+/// A time so long that nobody waits for its end.
+pub(super) const NEVER: Duration = units::Duration::LONGEST.get();
 
 impl From<&file::Route> for Overrides {
     fn from(route: &file::Route) -> Self {
         Self {
-            attempt: route.timeouts.as_ref().and_then(|timeouts| clock(timeouts.attempt?)),
+            attempt: route.timeouts.as_ref().and_then(|timeouts| timeouts.attempt?.limit()),
             retry: route.retry.as_ref().map(Retry::from),
         }
     }
@@ -144,7 +140,7 @@ impl From<&file::Retry> for Retry {
             connect: retry.on.contains(&RetryOn::Connect),
             reset: retry.on.contains(&RetryOn::Reset),
             statuses: retry.on.iter().filter_map(status).collect(),
-            backoff: retry.backoff.get().min(NEVER),
+            backoff: retry.backoff.get(),
         }
     }
 }
@@ -172,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_of_zero_is_off_and_no_clock_is_too_long_to_count() {
+    fn a_clock_of_zero_is_off_and_none_is_longer_than_the_longest() {
         let timeouts = file::ServiceTimeouts {
             connect: units::Duration::from_secs(0),
             first_byte: units::Duration::from_secs(u64::MAX),

@@ -206,6 +206,60 @@ async fn a_request_that_waits_in_the_queue_when_a_drain_begins_is_answered() {
     }
 }
 
+/// The longest that the file takes.
+const LONGEST: &str = "365d";
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_clocks_that_the_file_takes_are_clocks_as_any() {
+    use support::speaker::*;
+    let fake = Fake::new().await;
+    let clock = |name: &&str| format!("{name} = \"{LONGEST}\"");
+    let clocks = |names: &[&str]| names.iter().map(clock).collect::<Vec<_>>().join(", ");
+    let target = Logged::with(&format!(
+        "timeouts = {{ {} }}\n[service.orders]\ninstances = [\"{}\"]\ntimeouts = {{ {} }}\nconnections = {{ {} }}
+         retry = {{ {} }}\n[[route]]\nservice = \"orders\"\ntimeouts = {{ {} }}\n",
+        clocks(&["header", "idle", "body_idle", "handshake", "ping"]),
+        fake.address,
+        clocks(&["connect", "first_byte", "idle", "tunnel"]),
+        clocks(&["wait", "keep"]),
+        format_args!("attempts = 2, on = [\"connect\"], {}", clocks(&["backoff"])),
+        clocks(&["attempt", "total"]),
+    ))
+    .await;
+    let answer = async |expected: &str| {
+        let mut instance = fake.accept().await;
+        assert!(instance.head().await.starts_with(expected));
+        if expected == "POST" {
+            instance.take_until("whole").await;
+        }
+        instance.put("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\no").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        instance.put("k").await;
+    };
+    // Half a head, half a body, a rest, and half an answer: each of them waits for a while.
+    let mut client = target.connect().await;
+    for piece in ["POST / HTTP/1.1\r\nHost: a\r\n", "Content-Length: 5\r\n\r\nwh", "ole"] {
+        client.put(piece).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    answer("POST").await;
+    client.take_until("ok").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    answer("GET").await;
+    client.take_until("ok").await;
+
+    let mut client = Speaker::with(target.address, &[(4, 0)]).await;
+    let whole = get(1, "/");
+    for piece in [&whole[..12], &whole[12..]] {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        client.put(piece).await;
+    }
+    answer("GET").await;
+    client.put(numbered(WINDOW_UPDATE, 1, 2)).await;
+    assert_eq!(client.until(DATA).await.payload[..1], b"o"[..]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_other_version_begins_in_the_middle_of_a_connection() {
     let witness = Witness::new().await;
