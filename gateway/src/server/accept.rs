@@ -2,8 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis_middleware::client::Source;
 use tracing::{debug, warn};
@@ -12,13 +11,14 @@ use super::places::Place;
 use super::socket::{Arrived, Ear, Socket};
 use super::socket_file::SocketFile;
 use super::{Application, Handle, Peer, connection};
+use crate::lines::Lines;
 use crate::workers::Crew;
 
 /// Begins to accept connections on every worker, each with an application of its own.
 pub(crate) fn open<A: Application>(socket: Socket, crew: Arc<Crew>, applications: Vec<Arc<A>>) -> Handle {
     let Socket { address, ears, file } = socket;
     let server = Handle::new(address);
-    let post = Arc::new(Post { applications, crew, server, file, complaint: Complaint::new() });
+    let post = Arc::new(Post { applications, crew, server, file, complaints: Lines::every(10, 1) });
     for (worker, ear) in ears.into_iter().enumerate() {
         let (alarm, post) = (post.crew.alarm(worker), post.clone());
         post.clone().spawn(worker, async move {
@@ -36,7 +36,9 @@ struct Post<A> {
     crew: Arc<Crew>,
     server: Handle,
     file: Option<SocketFile>,
-    complaint: Complaint,
+    /// What is said when connections cannot be accepted. Where descriptors are short it fails and works by turns, as each
+    /// that becomes free is taken at once.
+    complaints: Lines,
 }
 
 impl<A: Application> Post<A> {
@@ -65,7 +67,7 @@ impl<A: Application> Post<A> {
                 }
                 Some((place, Err(error))) => {
                     // Out of descriptors or memory. The queue stays readable, so without a pause this loop would spin.
-                    if self.complaint.is_due() {
+                    if self.complaints.one_more() {
                         warn!(%error, "cannot accept connections; trying again until it works");
                     }
                     drop(place);
@@ -122,28 +124,6 @@ impl<A: Application> Post<A> {
     /// Runs something on a worker that belongs to this address.
     fn spawn(&self, worker: usize, task: impl Future<Output = ()> + Send + 'static) {
         self.crew.spawn(worker, self.server.connections.track_future(task));
-    }
-}
-
-/// What is said when connections cannot be accepted. Where descriptors are short it fails and works by turns, as each that
-/// becomes free is taken at once; so it is not said again for a while.
-struct Complaint {
-    born: Instant,
-    /// The second of its life in which it may be said next.
-    next: AtomicU64,
-}
-
-impl Complaint {
-    const PAUSE: u64 = 10;
-
-    fn new() -> Self {
-        Self { born: Instant::now(), next: AtomicU64::new(0) }
-    }
-
-    fn is_due(&self) -> bool {
-        let now = self.born.elapsed().as_secs();
-        let due = |next| (next <= now).then_some(now + Self::PAUSE);
-        self.next.fetch_update(Relaxed, Relaxed, due).is_ok()
     }
 }
 
