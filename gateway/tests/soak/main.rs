@@ -10,6 +10,7 @@ mod aborts;
 mod child;
 mod descriptors;
 mod instances;
+mod resting;
 mod slowness;
 
 #[path = "../support/mod.rs"]
