@@ -100,8 +100,9 @@ pub(super) async fn serve<S, A>(
     let io = Keeper::new(io, read, course.clone(), exit.clone());
     let service = {
         let (streams, course) = (streams.clone(), course.clone());
-        // It begins here and not in its task, which has its first turn later.
-        service_fn(move |request| streams.clone().answer(request, Course::begin(&course)))
+        // It begins here and not in its task, which has its first turn later. It is boxed, since hyper and the runtime
+        // move it several times before and after that, and because an answer's body has no need for its room.
+        service_fn(move |request| Box::pin(streams.clone().answer(request, Course::begin(&course))))
     };
     let connection = builder(manners, server).serve_connection(TokioIo::new(io), service);
     let remember = |refusal| streams.remember(refusal);
