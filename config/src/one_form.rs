@@ -32,6 +32,11 @@ pub fn literal(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).expect("nothing but ASCII was written"))
 }
 
+/// A whole path of the file in its one form. Its segments are no dot segments; that is checked elsewhere.
+pub fn in_one_form(path: &str) -> String {
+    path.split('/').map(literal).collect::<Vec<_>>().join("/")
+}
+
 /// RFC 3986 §2.3.
 pub const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')

@@ -14,7 +14,7 @@ use axum::body::Body;
 use divan::Bencher;
 use portcullis_config::{File, Route};
 use portcullis_middleware::layer::{Running, hop};
-use portcullis_middleware::router::{Claim, Entry, Table, check};
+use portcullis_middleware::router::{Claim, Destination, Entry, Table, check};
 use portcullis_middleware::{Next, Request, Response, RouteInfo};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -140,9 +140,10 @@ fn build(bencher: Bencher<'_, '_>, count: usize) {
 fn check_for_overlap(bencher: Bencher<'_, '_>, count: usize) {
     let routes = routes(count, 100);
     // Every other route is guarded, and all send to few services: the most there is to look at.
-    let claim = |route: &'_ Route| -> (Vec<String>, Vec<String>) {
+    let claim = |route: &'_ Route| -> (Vec<String>, Vec<Destination<'_>>) {
         let guards = if route.position.is_multiple_of(2) { vec!["office".to_owned()] } else { Vec::new() };
-        (guards, vec![format!("s{}", route.position % 10 / 2)])
+        let service = format!("s{}", route.position % 10 / 2);
+        (guards, vec![Destination { service, rewrites: Vec::new() }])
     };
     let claims: Vec<_> = routes
         .iter()

@@ -18,6 +18,7 @@ use tower::util::ServiceExt;
 use tower::{BoxError, Layer, Service};
 
 use crate::rejection::{Cause, Rejection};
+use crate::rewrite::Rewriter;
 
 /// A request on its way through a chain.
 pub type Request = http::Request<Body>;
@@ -30,6 +31,11 @@ pub type Response = http::Response<Body>;
 pub trait Guard: Send + Sync + 'static {
     /// Lets the request pass (`Ok`) or refuses it.
     fn check(&self, request: &mut Request) -> Result<(), Rejection>;
+
+    /// The rewriting of the path or the host that this is, if it is that: `portcullis check` looks where it leads.
+    fn rewriter(&self) -> Option<&Rewriter> {
+        None
+    }
 }
 
 /// Wraps what comes after it: sees the request before and the answer after.
@@ -251,6 +257,14 @@ impl RouteLayer {
         Self(Shape::Wrap(Arc::new(move |past| {
             Next::new(Fork { applies: applies.clone(), through: self.layer(past.clone()), past })
         })))
+    }
+
+    /// The rewriting that this is, if it is that.
+    pub fn rewriter(&self) -> Option<&Rewriter> {
+        match &self.0 {
+            Shape::Guard(guard) => guard.rewriter(),
+            Shape::Wrap(_) => None,
+        }
     }
 
     /// Asks what this middleware would say to a request, without running the rest of the chain.

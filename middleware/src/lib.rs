@@ -21,6 +21,7 @@ pub mod ip_whitelist;
 pub mod layer;
 pub mod metrics;
 pub mod mirror;
+pub mod new_path;
 pub mod paths;
 pub mod plugin;
 pub mod rejection;

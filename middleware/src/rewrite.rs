@@ -18,16 +18,18 @@
 //! capture cannot be known and the request is answered with `500` (`internal`).
 //!
 //! A path that would hold a dot segment once it is put together, for whatever [reader](crate::paths), is refused with
-//! `400` (`path_rejected`): no rewrite leads a request past a guard. Nothing is added to the request: the host that the client asked for is remembered anyway, by
-//! [`Exchange::host`].
+//! `400` (`path_rejected`): no capture leads out of the path that the file gives. Where that itself leads to what another
+//! route guards, `check` warns of it. Nothing is added to the request: the host that the client asked for is remembered
+//! anyway, by [`Exchange::host`].
 
 use std::fmt::Write;
 use std::mem;
 
 use http::header::HOST;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::Authority;
 use http::{HeaderValue, Uri};
 
+use crate::new_path::{NewPath, Template, join};
 use crate::prelude::*;
 use crate::{MatchedRoute, paths};
 
@@ -51,8 +53,8 @@ path = "/v2/orders""#;
     fn build(self, _: &Context) -> Result<RouteLayer, BuildError> {
         let path = match (self.path, self.prefix) {
             (Some(_), Some(_)) => return Err(BuildError::at("prefix", "and `path` exclude each other")),
-            (Some(path), None) => Some(whole_path(&path).map_err(|fault| BuildError::at("path", fault))?),
-            (None, Some(prefix)) => Some(new_prefix(&prefix).map_err(|fault| BuildError::at("prefix", fault))?),
+            (Some(path), None) => Some(NewPath::whole(&path).map_err(|fault| BuildError::at("path", fault))?),
+            (None, Some(prefix)) => Some(NewPath::prefix(&prefix).map_err(|fault| BuildError::at("prefix", fault))?),
             (None, None) => None,
         };
         let host = self.host.map(|host| new_host(&host)).transpose().map_err(|fault| BuildError::at("host", fault))?;
@@ -63,55 +65,31 @@ path = "/v2/orders""#;
     }
 }
 
-fn whole_path(text: &str) -> Result<NewPath, String> {
-    let template = Template::parse(text)?;
-    check_path(&template.fill(|_| Some("x")).unwrap_or_default())?;
-    let pieces = template.0.into_iter().map(|piece| match piece {
-        Piece::Text(text) => Piece::Text(in_one_form(&text)),
-        capture => capture,
-    });
-    Ok(NewPath::Whole(Template(pieces.collect())))
-}
-
-fn new_prefix(text: &str) -> Result<NewPath, String> {
-    check_path(text)?;
-    if text.contains(['{', '}']) {
-        return Err(format!("is `{text}`, but takes no captures; `path` does"));
-    }
-    Ok(NewPath::Prefix(in_one_form(text.trim_end_matches('/'))))
-}
-
-/// Escapes as paths have them, whatever the file has.
-fn in_one_form(path: &str) -> String {
-    path.split('/').map(paths::literal).collect::<Vec<_>>().join("/")
-}
-
-fn check_path(path: &str) -> Result<(), String> {
-    if !path.starts_with('/') {
-        return Err(format!("must begin with `/`: `/{path}`"));
-    }
-    if path.contains(['?', '#']) {
-        return Err("has a query, but that of the request stays; write the path alone".to_owned());
-    }
-    // Escapes may be written in any way; they get their one form.
-    match paths::check_rewrite(path).map_err(|refusal| refusal.fault) {
-        Err(fault) if fault != paths::Fault::Character => Err(format!("is `{path}`, where {}", fault.sentence())),
-        _ if path.is_ascii() && PathAndQuery::try_from(path).is_ok() => Ok(()),
-        _ => Err("has characters that a path cannot hold; write them percent-encoded".to_owned()),
-    }
-}
-
 fn new_host(text: &str) -> Result<NewHost, String> {
     let template = Template::parse(text)?;
     let host = Host::parse(&template.fill(|_| Some("x")).unwrap_or_default());
     let host = host.ok_or_else(|| format!("is `{text}`, which is not a host with or without a port"))?;
-    Ok(if template.has_captures() { NewHost::Captured(template) } else { NewHost::Fixed(host) })
+    Ok(if template.captures().next().is_some() { NewHost::Captured(template) } else { NewHost::Fixed(host) })
 }
 
 /// The middleware.
-struct Rewriter {
+pub struct Rewriter {
     host: Option<NewHost>,
     path: Option<NewPath>,
+}
+
+impl Rewriter {
+    /// The captures that it cannot do without.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        let host = if let Some(NewHost::Captured(template)) = &self.host { Some(template) } else { None };
+        let path = if let Some(NewPath::Whole(template)) = &self.path { Some(template) } else { None };
+        host.into_iter().chain(path).flat_map(Template::captures)
+    }
+
+    /// What becomes of the path, if that is not what it was.
+    pub fn path(&self) -> Option<&NewPath> {
+        self.path.as_ref()
+    }
 }
 
 enum NewHost {
@@ -137,19 +115,17 @@ impl Host {
     }
 }
 
-enum NewPath {
-    Whole(Template),
-    /// Without a slash at its end, so empty for the root.
-    Prefix(String),
-}
-
 impl Guard for Rewriter {
+    fn rewriter(&self) -> Option<&Rewriter> {
+        Some(self)
+    }
+
     fn check(&self, request: &mut Request) -> Result<(), Rejection> {
         if let Some(host) = &self.host {
             let host = match host {
                 NewHost::Fixed(host) => host.clone(),
                 NewHost::Captured(template) => {
-                    let host = template.fill_for(request)?;
+                    let host = fill(template, request)?;
                     Host::parse(&host).ok_or_else(|| malformed(&host))?
                 }
             };
@@ -158,7 +134,7 @@ impl Guard for Rewriter {
         match &self.path {
             None => Ok(()),
             Some(NewPath::Whole(template)) => {
-                let path = template.fill_for(request)?;
+                let path = fill(template, request)?;
                 paths::rewrite(request, &path, 0)
             }
             Some(NewPath::Prefix(prefix)) => {
@@ -170,15 +146,6 @@ impl Guard for Rewriter {
             }
         }
     }
-}
-
-/// A prefix and what followed the old one, with one slash between them.
-///
-/// Who takes the path out of the request must not find a host in `//host`.
-fn join(prefix: &str, rest: &str) -> String {
-    let segments = rest.trim_start_matches(['/', '\\']);
-    let slash = if rest.len() > segments.len() || prefix.is_empty() { "/" } else { "" };
-    format!("{prefix}{slash}{segments}")
 }
 
 fn set_host(request: &mut Request, host: Host) -> Result<(), Rejection> {
@@ -197,71 +164,22 @@ fn malformed(host: &str) -> Rejection {
     Rejection::new(Cause::BadRequest).note(format!("rewritten to host `{}`", host.escape_default()))
 }
 
-/// Text with captures: `/v2/{id}`.
-#[derive(Debug)]
-struct Template(Vec<Piece>);
-
-#[derive(Debug)]
-enum Piece {
-    Text(String),
-    Capture(String),
-}
-
-impl Template {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut pieces = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or_else(|| format!("is `{text}`, which lacks a `}}`"))?;
-            // `{*rest}` captures the rest of a path in a route, so it is understood here as well.
-            let name = name.strip_prefix('*').unwrap_or(name);
-            if name.is_empty() || name.contains('{') {
-                return Err(format!("is `{text}`, where a capture lacks its name"));
+fn fill(template: &Template, request: &Request) -> Result<String, Rejection> {
+    let matched = request.extensions().get::<MatchedRoute>();
+    template.fill(|name| matched.and_then(|matched| matched.capture(name))).map_err(|missing| match matched {
+        None => nothing_matched(),
+        Some(matched) => {
+            let mut note = format!("rewrite: the path of route `{}` captures no `{missing}`", matched.route.name);
+            let captures = matched.captures.list();
+            if !captures.is_empty() {
+                note.push_str("; it captures");
+                captures.iter().for_each(|(name, _)| {
+                    let _ = write!(note, " `{name}`");
+                });
             }
-            pieces.push(Piece::Text(before.to_owned()));
-            pieces.push(Piece::Capture(name.to_owned()));
-            rest = after;
+            Rejection::new(Cause::Internal).note(note)
         }
-        if rest.contains('}') || pieces.iter().any(|piece| matches!(piece, Piece::Text(text) if text.contains('}'))) {
-            return Err(format!("is `{text}`, which has a `}}` too many"));
-        }
-        pieces.push(Piece::Text(rest.to_owned()));
-        Ok(Self(pieces))
-    }
-
-    fn has_captures(&self) -> bool {
-        self.0.iter().any(|piece| matches!(piece, Piece::Capture(_)))
-    }
-
-    /// The text with every capture replaced, or the name of one that is not known.
-    fn fill<'a>(&self, capture: impl Fn(&str) -> Option<&'a str>) -> Result<String, &str> {
-        let mut filled = String::new();
-        for piece in &self.0 {
-            filled.push_str(match piece {
-                Piece::Text(text) => text,
-                Piece::Capture(name) => capture(name).ok_or(name.as_str())?,
-            });
-        }
-        Ok(filled)
-    }
-
-    fn fill_for(&self, request: &Request) -> Result<String, Rejection> {
-        let matched = request.extensions().get::<MatchedRoute>();
-        self.fill(|name| matched.and_then(|matched| matched.capture(name))).map_err(|missing| match matched {
-            None => nothing_matched(),
-            Some(matched) => {
-                let mut note = format!("rewrite: the path of route `{}` captures no `{missing}`", matched.route.name);
-                let captures = matched.captures.list();
-                if !captures.is_empty() {
-                    note.push_str("; it captures");
-                    captures.iter().for_each(|(name, _)| {
-                        let _ = write!(note, " `{name}`");
-                    });
-                }
-                Rejection::new(Cause::Internal).note(note)
-            }
-        })
-    }
+    })
 }
 
 fn nothing_matched() -> Rejection {

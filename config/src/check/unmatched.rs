@@ -1,7 +1,7 @@
 //! Paths and expressions that no request can match, and why.
 
 use crate::file::pattern;
-use crate::one_form::{Left, example, literal};
+use crate::one_form::{Left, example, in_one_form};
 use crate::units::Regex;
 
 /// Why something matches nothing, and what to do about it.
@@ -36,7 +36,7 @@ pub(super) fn by_expression(regex: &Regex, left: Left) -> Option<Fault> {
             help: with_a_slash(regex, left).map(|better| format!("write `{better}`")),
         });
     };
-    let settled = text.split('/').map(literal).collect::<Vec<_>>().join("/");
+    let settled = in_one_form(&text);
     let fault = by_slashes(&text, left).unwrap_or_else(|| match pattern::check_path(&text) {
         Err(said) => Fault { said, help: None },
         Ok(()) if settled != text => Fault {

@@ -2,14 +2,13 @@
 
 use portcullis_config::units::HostPattern;
 use portcullis_config::{ChainItem, Faults, File, Route};
-use portcullis_middleware::router::{self, Claim};
+use portcullis_middleware::router::{self, Claim, Destination};
 
-use super::{Link, PlannedAnswer, Routes};
+use super::{Branch, PlannedAnswer, PlannedRoute, Routes};
 
 /// Reports duplicates, routes that never win, and ways around a guard.
 pub(super) fn report(file: &File, routes: &Routes<'_>, faults: &mut Faults) {
-    let claims: Vec<_> =
-        routes.iter().map(|(route, planned)| claim(file, route, &planned.chain, &planned.answer)).collect();
+    let claims: Vec<_> = routes.iter().map(|(route, planned)| claim(file, route, planned)).collect();
     let hosts: Vec<Vec<HostPattern>> = file
         .listeners
         .iter()
@@ -20,17 +19,22 @@ pub(super) fn report(file: &File, routes: &Routes<'_>, faults: &mut Faults) {
     }
 }
 
-fn claim<'a>(file: &File, route: &'a Route, chain: &[Link], answer: &PlannedAnswer) -> Claim<'a> {
+fn claim<'a>(file: &File, route: &'a Route, planned: &'a PlannedRoute) -> Claim<'a> {
     let served =
         |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|listener| listener.value == name);
     let listeners = file.listeners.iter().enumerate().filter(|(_, listener)| served(&listener.name.value));
-    let guards = chain.iter().filter(|link| link.decides_access).map(|link| {
+    let guards = planned.chain.iter().filter(|link| link.decides_access).map(|link| {
         let named = route.chain.iter().any(|item| matches!(item, ChainItem::Named(name) if name.value == link.name));
         // An inline table is a guard of its own, even if another says the same.
         if named { link.name.clone() } else { format!("{} at {}", link.type_name, link.place) }
     });
-    let services = match answer {
-        PlannedAnswer::Services(branches) => branches.iter().map(|branch| branch.service.clone()).collect(),
+    let destination = |branch: &'a Branch| {
+        let links = planned.chain.iter().chain(&branch.chain);
+        let rewrites = links.filter_map(|link| link.layer.rewriter()?.path());
+        Destination { service: branch.service.clone(), rewrites: rewrites.collect() }
+    };
+    let services = match &planned.answer {
+        PlannedAnswer::Services(branches) => branches.iter().map(destination).collect(),
         PlannedAnswer::Respond(_) | PlannedAnswer::Redirect(_) => Vec::new(),
     };
     Claim {

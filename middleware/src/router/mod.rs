@@ -62,7 +62,7 @@ pub use captures::Captures;
 pub use explain::{Consideration, Outcome};
 pub use host::{HostMap, fold_host, host_of};
 pub use order::Criterion;
-pub use overlap::{Claim, Finding, check};
+pub use overlap::{Claim, Destination, Finding, check};
 pub use redirect::redirect;
 pub use respond::respond;
 pub use split::{Branch, split};

@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::header::HOST;
 use portcullis_config::{Answer, ChainItem, File, Route};
 
-use super::{Branch, Claim, Entry, Fault, Router, Table, redirect, respond, split};
+use super::{Branch, Claim, Destination, Entry, Fault, Router, Table, redirect, respond, split};
 use crate::layer::{Running, hop};
 use crate::testing::{Chain, Setting, request};
 use crate::{Next, Request, Response, RouteInfo};
@@ -64,6 +64,7 @@ pub(super) fn table(toml: &str) -> Table {
 
 /// Routes as `check` sees them, every named middleware a guard.
 pub(super) fn claims<'a>(routes: &'a [Route], listeners: &[&str]) -> Vec<Claim<'a>> {
+    let destination = |name: &str| Destination { service: name.to_owned(), rewrites: Vec::new() };
     let claim = |route: &'a Route| {
         let serves = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == name);
         let guards = route.chain.iter().filter_map(|item| match item {
@@ -80,8 +81,8 @@ pub(super) fn claims<'a>(routes: &'a [Route], listeners: &[&str]) -> Vec<Claim<'
             listeners: (0..listeners.len()).filter(|at| serves(listeners[*at])).collect(),
             guards: guards.collect(),
             services: match route.answer() {
-                Answer::Service(name) => vec![name.value.clone()],
-                Answer::Split(parts) => parts.iter().map(|part| part.service.value.clone()).collect(),
+                Answer::Service(name) => vec![destination(name)],
+                Answer::Split(parts) => parts.iter().map(|part| destination(&part.service)).collect(),
                 Answer::Respond(_) | Answer::Redirect(_) => Vec::new(),
             },
         }

@@ -20,6 +20,8 @@ use portcullis_config::{Diagnostic, Document, Faults, Level, Match};
 
 use super::index::{Index, Rule};
 use super::table::alternatives;
+use super::trie::Rank;
+use crate::new_path::NewPath;
 
 /// A route as far as others may get in its way.
 #[derive(Debug, Clone)]
@@ -40,8 +42,28 @@ pub struct Claim<'a> {
     pub listeners: Vec<usize>,
     /// The guards of its chain, by names that tell two apart.
     pub guards: Vec<String>,
-    /// The services it may send to; `{service}` for one out of the path.
-    pub services: Vec<String>,
+    /// The services it may send to.
+    pub services: Vec<Destination<'a>>,
+}
+
+/// Where a route may send a request.
+#[derive(Debug, Clone)]
+pub struct Destination<'a> {
+    /// The service; `{service}` for one out of the path.
+    pub service: String,
+    /// What becomes of the path on the way there, in order.
+    pub rewrites: Vec<&'a NewPath>,
+}
+
+impl Destination<'_> {
+    /// The capture that names the service, if one does.
+    fn capture(&self) -> Option<&str> {
+        self.service.strip_prefix('{')?.strip_suffix('}')
+    }
+
+    fn is_dynamic(&self) -> bool {
+        self.capture().is_some()
+    }
 }
 
 /// Something that `check` has to say.
@@ -101,7 +123,12 @@ struct Realm<'a> {
     index: Index<()>,
 }
 
-impl Realm<'_> {
+impl<'a> Realm<'a> {
+    /// The route of a candidate.
+    fn claim(&self, rank: Rank) -> &'a Claim<'a> {
+        &self.claims[self.index.candidate(rank).route as usize]
+    }
+
     /// Whether a request that fits this pattern can arrive at all.
     fn lets_in(&self, pattern: &HostPattern) -> bool {
         self.hosts.iter().any(|hosts| hosts.is_empty() || hosts.iter().any(|host| overlap(host, pattern)))

@@ -218,3 +218,69 @@ fn what_cannot_slip_is_no_warning() {
         "a sibling with the same path is meant"
     );
 }
+
+/// `admin` is guarded by `office`, and both routes rewrite the path as this says.
+fn rewritten(admin: (&str, Option<&str>), rest: (&str, Option<&str>)) -> Vec<String> {
+    let toml = format!(
+        "[listener.web]\naddress = \"127.0.0.1:0\"\n[middleware.office]\ntype = \"ip_whitelist\"\n{REGISTRY}\n\
+         [[route]]\nname = \"admin\"\nchain = [\"office\"]\nservice = \"s\"\nmatch = {}\n\
+         [[route]]\nname = \"rest\"\nservice = \"s\"\nmatch = {}\n",
+        admin.0, rest.0
+    );
+    let (file, faults) = File::parse("gateway.toml", &toml);
+    assert!(!faults.has_errors(), "{}", faults.render(false));
+    let file = file.expect("a file without errors");
+    let new_path = |text: &str| match text.strip_prefix("prefix ") {
+        Some(prefix) => NewPath::prefix(prefix).expect(text),
+        None => NewPath::whole(text).expect(text),
+    };
+    let new_paths = [admin.1.map(new_path), rest.1.map(new_path)];
+    let mut claims = claims(&file.routes, &["web"]);
+    for (claim, new_path) in claims.iter_mut().zip(&new_paths) {
+        claim.services[0].rewrites.extend(new_path);
+    }
+    let findings = check(&claims, &[Vec::new()]);
+    findings
+        .into_iter()
+        .map(|finding| format!("{}; {}", finding.sentence, finding.other.expect("a sibling").1))
+        .collect()
+}
+
+// `/pub/admin` became `/admin` on the way to the service, and `check` saw two paths that have nothing in common.
+#[test]
+fn a_rewrite_that_leads_to_what_a_sibling_guards_is_a_warning() {
+    let admin = (r#"{ path = { prefix = "/admin" } }"#, None);
+    for (admin, rest, request, arrived) in [
+        (admin, (r#"{ path = { prefix = "/pub" } }"#, Some("prefix /")), "GET /pub/admin", " as `/admin`"),
+        (admin, (r#"{ path = "/pub/{*rest}" }"#, Some("/{rest}")), "GET /pub/admin", " as `/admin`"),
+        (admin, (r#"{ path = { regex = "/pub/(?<page>[a-z]+)" } }"#, Some("/admin")), "GET /pub/a", " as `/admin`"),
+        (admin, (r#"{ hosts = ["b.example"] }"#, Some("/admin")), "GET http://b.example/", " as `/admin`"),
+        (admin, (r#"{ path = "/x", methods = ["POST"] }"#, Some("/admin")), "POST /x", " as `/admin`"),
+        ((admin.0, Some("prefix /")), (r#"{ path = { prefix = "/" } }"#, None), "GET /", ""),
+        (
+            (admin.0, Some("prefix /v2")),
+            (r#"{ path = { prefix = "/pub" } }"#, Some("prefix /v2")),
+            "GET /pub",
+            " as `/v2`",
+        ),
+    ] {
+        let expected = format!(
+            "`{request}` slips past `office`, which guards `s` on route `admin`; \
+             route `rest` takes it, and sends it to `s`{arrived} without `office`"
+        );
+        assert_eq!(rewritten(admin, rest), [expected], "{admin:?} {rest:?}");
+    }
+}
+
+#[test]
+fn a_rewrite_that_leads_elsewhere_is_no_warning() {
+    let admin = (r#"{ path = { prefix = "/admin" } }"#, None);
+    for (admin, rest) in [
+        (admin, (r#"{ path = { prefix = "/pub" } }"#, Some("prefix /v2"))),
+        (admin, (r#"{ path = { prefix = "/pub" } }"#, Some("/home"))),
+        (admin, (r#"{ path = "/pub/{id}" }"#, Some("/v2/{id}"))),
+        ((admin.0, Some("prefix /v2")), (r#"{ path = { prefix = "/pub" } }"#, None)),
+    ] {
+        assert_eq!(rewritten(admin, rest), [""; 0], "{admin:?} {rest:?}");
+    }
+}
