@@ -15,7 +15,7 @@
 //! `prefix = "/v2"` makes `/v2/orders` of `/api/orders`. A match without a prefix has an empty one. The query stays.
 //! `host` takes captures too. Matching is over by then: in a route's chain the new path is only what the service sees.
 //! In a listener's chain, before `router`, it is what the routes see; nothing has matched there yet, so a prefix or a
-//! capture cannot be known and the request is answered with `500` (`internal`).
+//! capture cannot be known, and `check` refuses it. So it does with a capture that the path of its route does not have.
 //!
 //! A path that would hold a dot segment once it is put together, for whatever [reader](crate::paths), is refused with
 //! `400` (`path_rejected`): no capture leads out of the path that the file gives. Where that itself leads to what another

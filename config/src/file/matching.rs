@@ -48,6 +48,17 @@ pub enum PathMatch {
     Regex(Regex),
 }
 
+impl PathMatch {
+    /// The names of what it captures.
+    pub fn captures(&self) -> Vec<&str> {
+        match self {
+            Self::Pattern(path) => pattern::captures(path).collect(),
+            Self::Prefix(_) => Vec::new(),
+            Self::Regex(regex) => regex.captures().collect(),
+        }
+    }
+}
+
 /// The forms of a path that need a key; exactly one of them.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

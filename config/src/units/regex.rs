@@ -43,6 +43,11 @@ impl Regex {
         &self.pattern
     }
 
+    /// The names of its groups.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.compiled.group_info().all_names().filter_map(|(_, _, name)| name)
+    }
+
     /// A shortest text that matches and that an automaton beside it takes, or `None` if there is none.
     ///
     /// `step` leads from state to state and gives up by `None`; `may_end` says where a text may end.

@@ -12,7 +12,7 @@ use portcullis_middleware::timeout::Deadline;
 use portcullis_middleware::{Context, Next, RouteInfo, RouteLayer};
 
 use super::services::{ByRequest, ServiceBook, service_name};
-use super::{Branch, Link, PlannedAnswer, PlannedRoute};
+use super::{Branch, Link, PlannedAnswer, PlannedRoute, rewrites};
 use crate::plugins::Plugins;
 use crate::proxy::{Forward, Overrides, Service};
 
@@ -57,9 +57,26 @@ impl<'a> Middlewares<'a> {
         self.tasks
     }
 
-    /// The middlewares of a chain. `routes` is there for a listener's chain, where a router may stand.
-    pub(super) fn chain(&mut self, items: &[ChainItem], routes: Option<&Arc<Table>>, faults: &mut Faults) -> Vec<Link> {
-        items.iter().filter_map(|item| self.item(item, routes, faults)).collect()
+    /// The middlewares of a listener's chain, where a router may stand.
+    pub(super) fn of_listener(&mut self, items: &[ChainItem], routes: &Arc<Table>, faults: &mut Faults) -> Vec<Link> {
+        let document = &self.file.document;
+        let links = items.iter().filter_map(|item| {
+            let link = self.item(item, Some(routes), faults)?;
+            rewrites::before_routes(&link, &item.span(), document, faults);
+            Some(link)
+        });
+        links.collect()
+    }
+
+    /// The middlewares of a route's chain, or of one of its branches.
+    fn of_route(&mut self, items: &[ChainItem], route: &Route, faults: &mut Faults) -> Vec<Link> {
+        let document = &self.file.document;
+        let links = items.iter().filter_map(|item| {
+            let link = self.item(item, None, faults)?;
+            rewrites::of_route(&link, route, &item.span(), document, faults);
+            Some(link)
+        });
+        links.collect()
     }
 
     fn item(&mut self, item: &ChainItem, routes: Option<&Arc<Table>>, faults: &mut Faults) -> Option<Link> {
@@ -121,7 +138,7 @@ impl<'a> Middlewares<'a> {
     }
 
     fn route(&mut self, route: &'a Route, faults: &mut Faults) -> Option<PlannedRoute> {
-        let chain = self.chain(&route.chain, None, faults);
+        let chain = self.of_route(&route.chain, route, faults);
         let overrides = Overrides::from(route);
         let (answer, end) = self.answer(route, &overrides, faults)?;
         let timeouts = route.timeouts.clone().unwrap_or_default();
@@ -152,7 +169,7 @@ impl<'a> Middlewares<'a> {
                 Some((PlannedAnswer::Services(vec![branch]), end))
             }
             Answer::Split(parts) => {
-                let (planned, branches) = self.branches(parts, overrides, faults);
+                let (planned, branches) = self.branches(parts, route, overrides, faults);
                 let sticky = route.sticky.as_ref().map(|sticky| &sticky.value);
                 // All weights zero was a fault of the file already.
                 let end = router::split(branches, sticky)?;
@@ -178,12 +195,13 @@ impl<'a> Middlewares<'a> {
     fn branches(
         &mut self,
         parts: &[config::Split],
+        route: &Route,
         overrides: &Overrides,
         faults: &mut Faults,
     ) -> (Vec<Branch>, Vec<router::Branch>) {
         let (mut planned, mut branches) = (Vec::new(), Vec::new());
         for part in parts {
-            let chain = self.chain(&part.chain, None, faults);
+            let chain = self.of_route(&part.chain, route, faults);
             let Some(end) = self.forward(&part.service, overrides, faults) else { continue };
             let answer = fold(chain.iter().map(|link| &link.layer), end);
             branches.push(router::Branch { name: part.service.value.clone(), weight: part.weight, answer });

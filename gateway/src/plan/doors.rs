@@ -97,7 +97,7 @@ fn entrance(
     middlewares: &mut Middlewares<'_>,
     faults: &mut Faults,
 ) -> Entrance {
-    let links = middlewares.chain(&named.value.chain, Some(&routes), faults);
+    let links = middlewares.of_listener(&named.value.chain, &routes, faults);
     let router = links.iter().position(|link| link.type_name == "router");
     if let Some(after) = router.and_then(|router| links.get(router + 1)) {
         let message = format!("middleware `{}` stands after `router`, so no request ever reaches it", after.name);

@@ -7,6 +7,7 @@ mod chains;
 mod doors;
 mod overlaps;
 mod registries;
+mod rewrites;
 mod services;
 mod survey;
 
