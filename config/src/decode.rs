@@ -31,7 +31,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
 ) -> Decoded<T> {
     let mut node = Cow::Borrowed(node);
     for _ in 0..MOST {
-        let misfit = match T::deserialize(Reader(&node)) {
+        let misfit = match T::deserialize(Reader(&node, &document.directory)) {
             Ok(value) => {
                 let whole = matches!(node, Cow::Borrowed(_));
                 let value = Some(value);

@@ -22,6 +22,8 @@ pub struct Document {
     pub name: Arc<str>,
     /// The text as it was written.
     pub text: Arc<str>,
+    /// What relative paths in it start from.
+    pub(crate) directory: Arc<Path>,
     /// Where each line begins.
     lines: Arc<[usize]>,
     pub(crate) root: Arc<Node>,
@@ -56,7 +58,10 @@ impl Document {
             return None;
         }
         match String::from_utf8(bytes) {
-            Ok(text) => Some(Self::parse(&name, &text, faults)),
+            Ok(text) => {
+                let directory = path.parent().unwrap_or(Path::new(""));
+                Some(Self { directory: directory.into(), ..Self::parse(&name, &text, faults) })
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
@@ -73,6 +78,7 @@ impl Document {
         Self {
             name: name.into(),
             text: text.into(),
+            directory: Path::new("").into(),
             lines: std::iter::once(0).chain(after_breaks).collect(),
             root: Arc::new(root),
             sound,

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::de::{self, IntoDeserializer, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -294,9 +295,12 @@ impl de::Error for Misfit {
     }
 }
 
-/// Reads a node with serde.
+/// Reads a node with serde. The paths in it are relative to a directory.
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'de>(pub(crate) &'de Node);
+pub(crate) struct Reader<'de>(pub(crate) &'de Node, pub(crate) &'de Path);
+
+/// By this name a newtype asks for text as a path from the directory; it gets its bytes.
+pub(crate) const FILE_PATH: &str = "$portcullis::FilePath";
 
 impl<'de> Deserializer<'de> for Reader<'de> {
     type Error = Misfit;
@@ -317,14 +321,16 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Kind::Float(number) => visitor.visit_f64(*number),
             Kind::Boolean(yes) => visitor.visit_bool(*yes),
             Kind::List(items) => {
-                let mut walk = Items { items: items.iter().enumerate() };
+                let mut walk = Items { items: items.iter().enumerate(), directory: self.1 };
                 let value = visitor.visit_seq(&mut walk)?;
                 if walk.next().is_some() {
                     return Err(de::Error::invalid_length(items.len(), &"fewer items"));
                 }
                 Ok(value)
             }
-            Kind::Table(entries) => visitor.visit_map(Entries { entries: entries.iter(), value: None }),
+            Kind::Table(entries) => {
+                visitor.visit_map(Entries { entries: entries.iter(), value: None, directory: self.1 })
+            }
             Kind::Hole => visitor.visit_unit(),
         }
     }
@@ -333,8 +339,13 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
-        visitor.visit_newtype_struct(self)
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Misfit> {
+        match &self.0.kind {
+            Kind::String(text) if name == FILE_PATH => {
+                visitor.visit_byte_buf(self.1.join(text).into_os_string().into_encoded_bytes())
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -361,7 +372,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Kind::Table(entries) => {
                 let mut entries = entries.iter().filter(|(_, value)| !matches!(value.kind, Kind::Hole));
                 match (entries.next(), entries.next()) {
-                    (Some((key, value)), None) => visitor.visit_enum(Choice { key, value }),
+                    (Some((key, value)), None) => visitor.visit_enum(Choice { key, value, directory: self.1 }),
                     _ => Err(de::Error::custom("must be a table with exactly one key")),
                 }
             }
@@ -385,6 +396,7 @@ impl<'de> IntoDeserializer<'de, Misfit> for Reader<'de> {
 
 struct Items<'de> {
     items: std::iter::Enumerate<std::slice::Iter<'de, Node>>,
+    directory: &'de Path,
 }
 
 impl<'de> Items<'de> {
@@ -400,7 +412,7 @@ impl<'de> de::SeqAccess<'de> for &mut Items<'de> {
         let Some((index, item)) = self.next() else {
             return Ok(None);
         };
-        seed.deserialize(Reader(item)).map(Some).map_err(|misfit| misfit.under(Step::Index(index)))
+        seed.deserialize(Reader(item, self.directory)).map(Some).map_err(|misfit| misfit.under(Step::Index(index)))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -411,6 +423,7 @@ impl<'de> de::SeqAccess<'de> for &mut Items<'de> {
 struct Entries<'de> {
     entries: std::slice::Iter<'de, (Spanned<String>, Node)>,
     value: Option<&'de (Spanned<String>, Node)>,
+    directory: &'de Path,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'de> {
@@ -426,7 +439,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
 
     fn next_value_seed<V: de::DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
         let (key, value) = self.value.expect("a value is asked for after its key");
-        seed.deserialize(Reader(value)).map_err(|misfit| misfit.under(Step::Key(key.value.clone())))
+        seed.deserialize(Reader(value, self.directory)).map_err(|misfit| misfit.under(Step::Key(key.value.clone())))
     }
 }
 
@@ -485,6 +498,7 @@ impl<'de> IntoDeserializer<'de, Misfit> for KeyReader<'de> {
 struct Choice<'de> {
     key: &'de Spanned<String>,
     value: &'de Node,
+    directory: &'de Path,
 }
 
 impl<'de> de::EnumAccess<'de> for Choice<'de> {
@@ -512,17 +526,17 @@ impl<'de> de::VariantAccess<'de> for Choice<'de> {
     }
 
     fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
-        let value = seed.deserialize(Reader(self.value));
+        let value = seed.deserialize(Reader(self.value, self.directory));
         self.inside(value)
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Misfit> {
-        let value = Reader(self.value).deserialize_seq(visitor);
+        let value = Reader(self.value, self.directory).deserialize_seq(visitor);
         self.inside(value)
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
-        let value = Reader(self.value).deserialize_map(visitor);
+        let value = Reader(self.value, self.directory).deserialize_map(visitor);
         self.inside(value)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::Deserialize as _;
 
@@ -60,7 +61,7 @@ pub fn open_tables(document: &Document) -> Vec<OpenTable> {
 pub fn unknown_names(document: &Document, types: &[&str], faults: &mut Faults) {
     let declared: Vec<&str> = declared(document, "middleware").map(|(name, _)| name.value.as_str()).collect();
     for item in chain_items(document) {
-        let Ok(name) = Spanned::<String>::deserialize(Reader(item)) else { continue };
+        let Ok(name) = Spanned::<String>::deserialize(Reader(item, Path::new(""))) else { continue };
         if !declared.contains(&name.as_str()) && !types.contains(&name.as_str()) {
             unknown_middleware(&name, &declared, types, document, faults);
         }
@@ -85,7 +86,7 @@ fn chain_items(document: &Document) -> impl Iterator<Item = &Node> {
 }
 
 fn read(node: &Node, document: &Document) -> Option<Raw> {
-    let mut raw = Raw::deserialize(Reader(node)).ok()?;
+    let mut raw = Raw::deserialize(Reader(node, Path::new(""))).ok()?;
     raw.settle(document);
     Some(raw)
 }

@@ -238,6 +238,33 @@ fn a_secret_is_looked_up_and_never_prints() {
     bad::<Secret<u32>>("\"hunter2\"", "the secret's value does not fit here");
 }
 
+// It was looked for from the working directory, where a test finds it and a service does not.
+#[test]
+fn a_secrets_file_is_looked_for_beside_the_configuration_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    std::fs::write(directory.path().join("token"), "hunter2\n").unwrap();
+    std::fs::write(&file, "value = { file = \"token\" }\nother = { file = \"no/such\" }").unwrap();
+    #[derive(serde::Deserialize)]
+    struct Both {
+        value: Option<Secret>,
+        other: Option<Secret>,
+    }
+    let mut faults = Faults::new();
+    let document = Document::read(&file, &mut faults).unwrap();
+    let raw = Raw::whole("secrets", &document);
+    assert!(raw.decode::<Both>("secrets", &document, &mut faults).is_none());
+    let wanted = format!("cannot read `{}`", directory.path().join("no/such").display());
+    let said: Vec<_> = faults.errors().map(|fault| fault.message.clone()).collect();
+    assert!(matches!(&said[..], [one] if one.starts_with(&wanted)), "{said:?}");
+
+    std::fs::write(&file, "value = { file = \"token\" }").unwrap();
+    let document = Document::read(&file, &mut faults).unwrap();
+    let both = Raw::whole("secrets", &document).decode::<Both>("secrets", &document, &mut faults).unwrap();
+    assert_eq!(both.value.unwrap().expose(), "hunter2");
+    assert!(both.other.is_none());
+}
+
 #[test]
 fn one_or_many_and_pairs_keep_their_order() {
     assert_eq!(read::<OneOrMany<String>>("\"a\"").unwrap().0, ["a"]);

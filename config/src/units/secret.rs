@@ -1,7 +1,9 @@
 use std::borrow::Cow;
 use std::env::VarError;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -11,10 +13,13 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::node::FILE_PATH;
+
 /// A secret is a password or a key, not a file system.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// A value that never prints: written as itself, as `{ env = "NAME" }` or as `{ file = "/path" }`.
+/// A value that never prints: written as itself, as `{ env = "NAME" }` or as `{ file = "path" }`, which starts at the
+/// directory of the configuration file.
 ///
 /// It is looked up when the file is read, so a variable that is not set is a fault with a place. The
 /// memory is cleared when the value goes.
@@ -61,14 +66,41 @@ impl<T: Zeroize> Serialize for Secret<T> {
 #[serde(deny_unknown_fields)]
 struct Source {
     env: Option<String>,
-    file: Option<PathBuf>,
+    file: Option<FilePath>,
+}
+
+/// A path from the directory of the configuration file.
+struct FilePath(PathBuf);
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Joined;
+
+        impl<'de> Visitor<'de> for Joined {
+            type Value = FilePath;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_byte_buf<E: Error>(self, path: Vec<u8>) -> Result<FilePath, E> {
+                Ok(FilePath(OsString::from_vec(path).into()))
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<FilePath, D::Error> {
+                PathBuf::deserialize(deserializer).map(FilePath)
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(FILE_PATH, Joined)
+    }
 }
 
 impl Source {
     fn look_up(self) -> Result<Zeroizing<String>, String> {
         match (self.env, self.file) {
             (Some(name), None) => from_environment(&name),
-            (None, Some(path)) => from_file(&path),
+            (None, Some(path)) => from_file(&path.0),
             (Some(_), Some(_)) => Err("`env` and `file` exclude each other".into()),
             (None, None) => Err("a secret is a string, { env = \"…\" } or { file = \"…\" }".into()),
         }
@@ -158,7 +190,7 @@ impl<T: Zeroize> JsonSchema for Secret<T> {
                     "type": "object",
                     "required": ["file"],
                     "additionalProperties": false,
-                    "properties": { "file": { "type": "string", "description": "The file that holds it; line breaks at its end are left out." } },
+                    "properties": { "file": { "type": "string", "description": "The file that holds it, from the directory of the configuration file; line breaks at its end are left out." } },
                 },
             ],
             "examples": [{ "env": "TOKEN" }, { "file": "/run/secrets/token" }],
