@@ -31,6 +31,7 @@ use http::{HeaderValue, Uri};
 
 use crate::new_path::{NewPath, Template, join};
 use crate::prelude::*;
+use crate::router::is_host;
 use crate::{MatchedRoute, paths};
 
 /// Changes the host or the path that the service sees.
@@ -106,8 +107,7 @@ struct Host {
 
 impl Host {
     fn parse(text: &str) -> Option<Self> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
-        let authority = text.parse::<Authority>().ok().filter(|_| plain)?;
+        let authority = text.parse::<Authority>().ok().filter(|_| is_host(text))?;
         let port = text.strip_prefix(authority.host())?;
         let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
         let value = HeaderValue::from_str(text).ok()?;

@@ -6,6 +6,7 @@
 
 mod listeners;
 pub(crate) mod not_yet;
+mod redirects;
 mod routes;
 mod services;
 mod unmatched;

@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use http::uri::PathAndQuery;
-
 use super::{Check, unmatched};
 use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
 use crate::node::{Kind, Node};
 use crate::one_form::Left;
 use crate::raw::Step;
 use crate::units::HostPattern;
-use crate::{EncodedSlashes, Match, PathMatch, Redirect, Respond, Route, Slashes, Spanned, Split, Sticky};
+use crate::{EncodedSlashes, Match, PathMatch, Respond, Route, Slashes, Spanned, Split, Sticky};
 
 impl Check<'_> {
     pub(super) fn routes(&mut self) {
@@ -267,66 +265,6 @@ impl Check<'_> {
                 let said = format!("`{name}` is set by the gateway, from the body and the connection");
                 self.error(name_span, said);
             }
-        }
-    }
-
-    fn redirect(&mut self, route: &Route, redirect: &Spanned<Redirect>) {
-        let status = &redirect.status;
-        if !matches!(status.value, 301 | 302 | 303 | 307 | 308) {
-            self.error(&status.span, format!("{status} is not a redirect; use 301, 302, 303, 307 or 308"));
-        }
-        let Redirect { scheme, host, port, path, prefix, .. } = &redirect.value;
-        let changes = scheme.is_some() || host.is_some() || port.is_some() || path.is_some() || prefix.is_some();
-        if !changes && !self.known.torn_routes.contains(&route.position) {
-            self.error(&redirect.span, "this redirect leads back to itself")
-                .label("needs at least one of: scheme, host, port, path, prefix");
-        }
-        if let Some(host) = host {
-            match host.parse::<HostPattern>() {
-                Ok(HostPattern::Exact(_)) => {}
-                Ok(_) => {
-                    self.error(&host.span, format!("`{host}` is a pattern, and a redirect leads to one host"));
-                }
-                Err(said) => {
-                    self.error(&host.span, said);
-                }
-            }
-        }
-        if let Some(port) = port.as_ref().filter(|port| port.value == 0) {
-            self.error(&port.span, "`0` is not a port; it goes from 1 to 65535");
-        }
-        for path in [path, prefix].into_iter().flatten() {
-            // `//evil.example` and `/\evil.example` would leave the host in a browser.
-            if !path.starts_with('/') {
-                self.error(&path.span, format!("a path starts with `/`: write `/{path}`"));
-            } else if path.starts_with("//") || path.contains('\\') || path.parse::<PathAndQuery>().is_err() {
-                self.error(&path.span, format!("`{path}` is not a path"));
-            }
-        }
-        if let (Some(path), Some(prefix)) = (path, prefix) {
-            self.error(&prefix.span, "`path` and `prefix` exclude each other")
-                .also(path.span.clone(), "this replaces the whole path");
-        }
-        if let Some(prefix) = prefix {
-            self.needs_a_prefix(route, prefix);
-        }
-    }
-
-    /// `prefix` replaces the prefix that matched, so every match must have one.
-    fn needs_a_prefix(&mut self, route: &Route, prefix: &Spanned<String>) {
-        if self.known.torn_routes.contains(&route.position) {
-            return;
-        }
-        let has_one = |wanted: &Match| matches!(wanted.path.as_deref(), Some(PathMatch::Prefix(_)));
-        let without = route.matches.iter().find(|wanted| !has_one(wanted));
-        if without.is_none() && !route.matches.is_empty() {
-            return;
-        }
-        let said = "`prefix` replaces the prefix that matched, and there is none";
-        let fault = self.error(&prefix.span, said);
-        if let Some(wanted) = without {
-            let place = wanted.path.as_ref().map_or(&wanted.span, |path| &path.span);
-            fault.also(place.clone(), "this is not { prefix = \"…\" }");
         }
     }
 

@@ -103,7 +103,8 @@ fn check_name(name: &str, inside: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_text(path: &str) -> Result<(), String> {
+/// What is wrong with the text of a path, whatever its segments are.
+pub(crate) fn check_text(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
         let from = path.find("://").map_or(0, |scheme| scheme + 3);
         let slash = path[from..].find('/').map(|slash| &path[from + slash..]);

@@ -128,6 +128,11 @@ pub fn fold_host(host: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a text has nothing in it but what a host may have, with or without a port: no user, no path.
+pub(crate) fn is_host(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

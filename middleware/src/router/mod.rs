@@ -60,6 +60,7 @@ use crate::{BuildError, Context, Exchange, Next, Plugin, Request, RouteLayer};
 
 pub use captures::Captures;
 pub use explain::{Consideration, Outcome};
+pub(crate) use host::is_host;
 pub use host::{HostMap, fold_host, host_of};
 pub use order::Criterion;
 pub use overlap::{Claim, Destination, Finding, check};

@@ -4,15 +4,18 @@ use axum::body::Body;
 use axum::response::IntoResponse;
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http::{HeaderValue, StatusCode};
+use portcullis_config::one_form::in_one_form;
 use portcullis_config::{Redirect, Scheme};
 
-use super::{Fault, host_of};
+use super::{Fault, host_of, is_host};
 use crate::layer::{Hop, Running};
+use crate::new_path::join;
 use crate::{Cause, Exchange, MatchedRoute, Next, Rejection, Request, Response};
 
 /// The end of a chain that redirects as the file says.
 ///
-/// The answer's `Location` is always absolute, so that no path (`//elsewhere`, `/\elsewhere`) can lead to another host.
+/// The answer's `Location` is always absolute, and its path has its [one form](crate::paths), so that none
+/// (`//elsewhere`, `/\elsewhere`) can lead to another host.
 pub fn redirect(redirect: &Redirect) -> Result<Next, Fault> {
     let status = StatusCode::from_u16(*redirect.status).map_err(|_| Fault {
         span: redirect.status.span.clone(),
@@ -20,7 +23,7 @@ pub fn redirect(redirect: &Redirect) -> Result<Next, Fault> {
     })?;
     let path = match (&redirect.path, &redirect.prefix) {
         (Some(path), _) => Path::replaced(path),
-        (None, Some(prefix)) => Path::Prefix(prefix.value.clone()),
+        (None, Some(prefix)) => Path::Prefix(in_one_form(prefix.trim_end_matches('/'))),
         (None, None) => Path::Kept,
     };
     let host = redirect.host.as_ref().map(|host| host.value.clone());
@@ -38,7 +41,7 @@ struct Redirecting {
 
 enum Path {
     Kept,
-    /// Takes the place of the prefix that was matched.
+    /// Takes the place of the prefix that was matched. Without a slash at its end.
     Prefix(String),
     /// The query is kept unless this brings one, if only an empty one.
     Replaced {
@@ -53,16 +56,12 @@ impl Path {
         let (text, fragment) = cut(text, '#');
         let (path, query) = cut(text, '?');
         let owned = |part: Option<&str>| part.map(str::to_owned);
-        Self::Replaced { path: path.to_owned(), query: owned(query), fragment: owned(fragment) }
+        Self::Replaced { path: in_one_form(path), query: owned(query), fragment: owned(fragment) }
     }
 }
 
 fn cut(text: &str, at: char) -> (&str, Option<&str>) {
     text.split_once(at).map_or((text, None), |(before, after)| (before, Some(after)))
-}
-
-fn in_a_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':')
 }
 
 impl Hop for Redirecting {
@@ -90,7 +89,7 @@ impl Redirecting {
         };
         let asked = host_of(request);
         let host = self.host.as_deref().unwrap_or(&asked);
-        if host.is_empty() || !host.bytes().all(in_a_host) {
+        if host.is_empty() || !is_host(host) {
             return None;
         }
         let port = self.port.or(if self.scheme.is_some() { None } else { exchange.listener_port() });
@@ -102,13 +101,13 @@ impl Redirecting {
         }
         let (path, mut query, mut fragment) = (request.uri().path(), request.uri().query(), None);
         match &self.path {
-            Path::Kept => push_path(&mut location, "", path),
+            Path::Kept => location.push_str(&join("", path)),
             Path::Prefix(prefix) => {
                 let matched = request.extensions().get::<MatchedRoute>().map_or(0, |matched| matched.prefix);
-                push_path(&mut location, prefix, path.get(matched..).unwrap_or_default());
+                location.push_str(&join(prefix, path.get(matched..).unwrap_or_default()));
             }
             Path::Replaced { path, query: own, fragment: mark } => {
-                push_path(&mut location, "", path);
+                location.push_str(path);
                 query = own.as_deref().or(query);
                 fragment = mark.as_deref();
             }
@@ -121,18 +120,6 @@ impl Redirecting {
         }
         HeaderValue::try_from(location).ok()
     }
-}
-
-/// Adds a prefix and what remains of a path, with one slash at the beginning and one between them.
-fn push_path(location: &mut String, prefix: &str, rest: &str) {
-    // Clients read `\` as `/`, and who takes the path out of the address must not find another host in `//`.
-    let rest = rest.trim_start_matches(['/', '\\']);
-    let joined = match (prefix.trim_end_matches('/'), rest) {
-        ("", rest) => format!("/{rest}"),
-        (_, "") => prefix.to_owned(),
-        (prefix, rest) => format!("{prefix}/{rest}"),
-    };
-    location.push_str(&joined.replace('\\', "%5C"));
 }
 
 #[cfg(test)]
@@ -179,13 +166,22 @@ mod tests {
     #[tokio::test]
     async fn no_path_leads_to_another_host() {
         let prefix = r#"{ path = { prefix = "/a" } }"#;
-        for target in ["/a//evil.example", "/a/\\evil.example", "/a///\\/evil.example"] {
+        for target in ["/a//evil.example", "/a////evil.example"] {
             let to = location(r#"{ prefix = "/" }"#, prefix, "http", "old.example", target).await;
             assert_eq!(to, "http://old.example:8080/evil.example", "{target}");
         }
-        for (target, expected) in [("//evil.example", "/evil.example"), ("/x\\y", "/x%5Cy")] {
-            let to = location("{ port = 81 }", "{}", "http", "old.example", target).await;
-            assert_eq!(to, format!("http://old.example:81{expected}"));
+        let to = location("{ port = 81 }", "{}", "http", "old.example", "//evil.example").await;
+        assert_eq!(to, "http://old.example:81/evil.example");
+    }
+
+    #[tokio::test]
+    async fn a_path_of_the_file_gets_its_one_form() {
+        let prefix = r#"{ path = { prefix = "/a" } }"#;
+        for (redirect, expected) in
+            [(r#"{ path = "/caf\u00e9/%7e?x" }"#, "/caf%C3%A9/~?x"), (r#"{ prefix = "/caf\u00e9/" }"#, "/caf%C3%A9/b")]
+        {
+            let to = location(redirect, prefix, "http", "old.example", "/a/b").await;
+            assert_eq!(to, format!("http://old.example:8080{expected}"));
         }
     }
 
