@@ -45,8 +45,10 @@ pub use upgrade::Upgrade;
 /// Everything a plugin usually needs, in one `use`.
 pub mod prelude {
     pub use crate::{
-        Around, BuildError, Cause, Context, Exchange, Guard, Next, Plugin, Rejection, Request, Response, RouteLayer,
+        Around, BuildError, Cause, Context, Exchange, Guard, MatchedRoute, Next, Plugin, Rejection, Request, Response,
+        RouteLayer,
     };
+    pub use axum::response::IntoResponse;
     pub use portcullis_config::units::{Duration, HeaderName, HeaderText, Network, Percent, Secret, Size};
     pub use schemars::{self, JsonSchema};
     pub use serde::{self, Deserialize};

@@ -28,7 +28,8 @@ pub trait Plugin: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Settings that work, in TOML, without the `type`. They are documentation, and a test builds them.
     const EXAMPLE: &'static str;
 
-    /// Whether it decides who may pass. `portcullis check` then warns of sibling routes that lead around it.
+    /// Whether it decides who may pass, whatever its shape. `portcullis check` then warns of sibling routes that lead
+    /// around it; unless it says so, nobody does.
     const DECIDES_ACCESS: bool = false;
 
     /// Turns the settings into a middleware, or says which setting is wrong and what to do about it.
