@@ -41,7 +41,9 @@ pub struct Service {
     pub connections: ServiceConnections,
     /// How long an attempt may take.
     pub timeouts: ServiceTimeouts,
-    /// When a request is tried again on another instance. Default: only where nothing was sent.
+    /// When a request is tried again, on another instance if there is one. Default: three tries in all, where no connection
+    /// came about, or where one broke before the answer and the method may be sent twice (`GET`, `HEAD`, `OPTIONS`, `TRACE`,
+    /// `PUT`, `DELETE`).
     pub retry: Option<Retry>,
     /// Whether instances see the `Host` that the client sent, or their own address. Default `true`.
     #[serde(default = "yes")]
