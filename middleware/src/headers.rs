@@ -16,7 +16,7 @@
 use http::HeaderMap;
 use http::header::{self, HeaderName as Name};
 use portcullis_config::Step;
-use portcullis_config::units::{OneOrMany, Pairs};
+use portcullis_config::units::{OneOrMany, Pairs, settled_by_the_gateway};
 
 use crate::prelude::*;
 
@@ -139,18 +139,9 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, values: &[HeaderText]) {
 
 /// Why a header is not for middlewares to change, if it is not.
 pub(crate) fn untouchable(name: &Name, side: &str) -> Option<&'static str> {
-    const OF_THE_CONNECTION: [Name; 6] = [
-        header::CONNECTION,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        Name::from_static("keep-alive"),
-    ];
-    if OF_THE_CONNECTION.contains(name) || matches!(name.as_str(), "proxy-connection" | "http2-settings") {
-        Some("belongs to one connection, which the gateway settles itself")
-    } else if name == header::CONTENT_LENGTH {
-        Some("follows from the body, so the gateway sets it itself")
+    let settled = settled_by_the_gateway(name);
+    if settled.is_some() {
+        settled
     } else if name == header::HOST && side == "request" {
         Some("is changed by the middleware `rewrite`")
     } else {

@@ -8,7 +8,7 @@ use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
 use crate::node::{Kind, Node};
 use crate::one_form::Left;
 use crate::raw::Step;
-use crate::units::HostPattern;
+use crate::units::{HostPattern, settled_by_the_gateway};
 use crate::{EncodedSlashes, Match, PathMatch, Respond, Route, Slashes, Spanned, Split, Sticky};
 
 impl Check<'_> {
@@ -260,10 +260,8 @@ impl Check<'_> {
         }
         self.no_duplicates(respond.headers.iter().map(|(name, _)| name));
         for (name, _) in &respond.headers {
-            let name_span = &name.span;
-            if matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection") {
-                let said = format!("`{name}` is set by the gateway, from the body and the connection");
-                self.error(name_span, said);
+            if let Some(reason) = settled_by_the_gateway(name) {
+                self.error(&name.span, format!("`{name}` {reason}"));
             }
         }
     }

@@ -27,6 +27,16 @@ impl FromStr for HeaderName {
     }
 }
 
+/// Why a header is nobody's to write but the gateway's, if it is.
+pub fn settled_by_the_gateway(name: &http::HeaderName) -> Option<&'static str> {
+    match name.as_str() {
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        | "http2-settings" => Some("belongs to one connection, which the gateway settles itself"),
+        "content-length" => Some("follows from the body, so the gateway sets it itself"),
+        _ => None,
+    }
+}
+
 impl fmt::Display for HeaderName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

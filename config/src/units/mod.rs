@@ -19,7 +19,7 @@ mod written;
 pub use address::{InstanceAddress, ListenAddress};
 pub use collections::{OneOrMany, Pairs};
 pub use duration::Duration;
-pub use header::{HeaderName, HeaderText, Method};
+pub use header::{HeaderName, HeaderText, Method, settled_by_the_gateway};
 pub use host::HostPattern;
 pub use network::Network;
 pub use percent::Percent;
