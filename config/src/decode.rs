@@ -113,6 +113,10 @@ fn report(misfit: &Misfit, path: &[Step], root: &Node, whom: &str, document: &Do
             let label = format!("one of: {}", known.join(", "));
             faults.error(document, node.span.clone(), said).label(label);
         }
+        What::NotOneKey { known } => {
+            let said = format!("{subject} must have exactly one key, not {}", node.entries().len());
+            faults.error(document, node.span.clone(), said).label(format!("one of: {}", known.join(", ")));
+        }
         What::Missing { key } => {
             let owner = owner(path, whom);
             let said = format!("`{key}` is missing");
@@ -198,6 +202,7 @@ fn plain(expected: &str) -> Cow<'_, str> {
         "u64" | "usize" => "a whole number, 0 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
+        "a nonzero u16" => "a whole number from 1 to 65535",
         _ if expected.starts_with("a nonzero u") => "a whole number, 1 or more",
         _ if expected.starts_with("struct ") => "a table",
         _ if expected.starts_with("tuple ") => "a list",

@@ -226,6 +226,10 @@ pub(crate) enum What {
     Missing {
         key: &'static str,
     },
+    /// A table that is a choice holds none of these keys, or several.
+    NotOneKey {
+        known: &'static [&'static str],
+    },
 }
 
 impl Misfit {
@@ -364,7 +368,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Misfit> {
         match &self.0.kind {
@@ -373,7 +377,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                 let mut entries = entries.iter().filter(|(_, value)| !matches!(value.kind, Kind::Hole));
                 match (entries.next(), entries.next()) {
                     (Some((key, value)), None) => visitor.visit_enum(Choice { key, value, directory: self.1 }),
-                    _ => Err(de::Error::custom("must be a table with exactly one key")),
+                    _ => Err(Misfit::new(What::NotOneKey { known: variants })),
                 }
             }
             _ => Err(Misfit::new(What::WrongType { expected: "a string".into() })),

@@ -68,10 +68,14 @@ types = ["text/*", "application/json"]"#;
         if self.types.is_empty() {
             return Err(BuildError::at("types", "is empty, so nothing would be compressed"));
         }
-        let mut types = Vec::new();
+        let (mut types, mut faults) = (Vec::new(), BuildError::default());
         for (index, text) in self.types.iter().enumerate() {
-            types.push(MediaType::parse(text).map_err(|fault| BuildError::at(("types", index), fault))?);
+            match MediaType::parse(text) {
+                Ok(media_type) => types.push(media_type),
+                Err(fault) => faults.add(("types", index), fault),
+            }
         }
+        faults.into_result()?;
         let types: Arc<[MediaType]> = types.into();
         let worthwhile = move |status: StatusCode, _: Version, headers: &HeaderMap, extensions: &Extensions| {
             has_whole_body(status, extensions) && may_transform(headers) && is_listed(headers, &types)

@@ -96,6 +96,7 @@ impl Cors {
     fn allow_origin(&self, context: &Context) -> Result<AllowOrigin, BuildError> {
         let mut patterns = Vec::new();
         let mut any = false;
+        let mut faults = BuildError::default();
         for (index, origin) in self.origins.iter().enumerate() {
             if origin == "*" {
                 any = true;
@@ -107,8 +108,12 @@ impl Cors {
                 }
                 continue;
             }
-            patterns.push(Pattern::parse(origin).map_err(|fault| BuildError::at(("origins", index), fault))?);
+            match Pattern::parse(origin) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(fault) => faults.add(("origins", index), fault),
+            }
         }
+        faults.into_result()?;
         Ok(match (any, self.credentials) {
             (true, false) => AllowOrigin::any(),
             // The layer panics at `*` with credentials, as browsers would not take it.

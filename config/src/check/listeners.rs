@@ -192,9 +192,9 @@ impl Check<'_> {
         let Some(admin) = &self.file.admin else {
             return;
         };
-        let admin_address = admin.address.as_ref().map(|address| ListenAddress::Tcp(*address));
+        let admin_address = admin.address.as_ref().map(|address| ListenAddress::Tcp(address.tcp()));
         let here = &listener.value.address;
-        let is_admins = **here == *admin_address && admin.address.port() != 0;
+        let is_admins = **here == *admin_address && admin.address.tcp().port() != 0;
         let wide = covers(here, &admin_address).or(covers(&admin_address, here));
         if is_admins || wide.is_some() {
             let said = format!("listener `{}` has the address of the admin listener", listener.name);

@@ -75,7 +75,7 @@ impl Check<'_> {
             }
         }
         if let Some(admin) = &self.file.admin
-            && !admin.address.ip().is_loopback()
+            && !admin.address.tcp().ip().is_loopback()
         {
             self.warning(&admin.address.span, "the admin listener can be reached from elsewhere")
                 .label("this is not loopback, and it asks for no password");

@@ -36,9 +36,6 @@ impl Check<'_> {
                 }
             }
         }
-        if let Some(port) = port.as_ref().filter(|port| port.value == 0) {
-            self.error(&port.span, "`0` is not a port; it goes from 1 to 65535");
-        }
         if let Some(path) = path
             && let Err(said) = check_target(path)
         {

@@ -10,13 +10,14 @@ pub(crate) mod pattern;
 mod route;
 mod service;
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::TrustedProxy;
+use crate::units::{AdminAddress, TrustedProxy};
 use crate::{Document, Place, Raw, Spanned};
 
 pub use listener::{Certificate, Forwarding, Limits, Listener, ListenerTimeouts, ListenerTls, Presence, TlsVersion};
@@ -114,9 +115,9 @@ pub enum AccessLogOutput {
 pub struct Admin {
     /// Where it listens. Keep it on loopback: it has no password.
     #[serde(default = "admin_address")]
-    pub address: Spanned<std::net::SocketAddr>,
+    pub address: Spanned<AdminAddress>,
 }
 
-fn admin_address() -> Spanned<std::net::SocketAddr> {
-    Spanned::new(([127, 0, 0, 1], 9901).into(), 0..0)
+fn admin_address() -> Spanned<AdminAddress> {
+    Spanned::new(SocketAddr::from(([127, 0, 0, 1], 9901)).into(), 0..0)
 }

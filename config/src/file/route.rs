@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU16;
 use std::ops::Range;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Match, Retry, RoutePaths};
@@ -242,11 +243,43 @@ pub enum Sticky {
     Client(bool),
 }
 
+/// A status that can be said to a client once and for all.
+fn status_of_an_answer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<u16>, D::Error> {
+    struct Status(u16);
+
+    impl<'de> Deserialize<'de> for Status {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_u16(StatusVisitor)
+        }
+    }
+
+    struct StatusVisitor;
+
+    impl Visitor<'_> for StatusVisitor {
+        type Value = Status;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a status from 200 to 599")
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<Status, E> {
+            match u16::try_from(number) {
+                Ok(status @ 200..=599) => Ok(Status(status)),
+                _ => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+            }
+        }
+    }
+
+    let Spanned { value, span } = Spanned::<Status>::deserialize(deserializer)?;
+    Ok(Spanned::new(value.0, span))
+}
+
 /// An answer that the gateway gives itself.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Respond {
     /// Its status, from 200 to 599.
+    #[serde(deserialize_with = "status_of_an_answer")]
     pub status: Spanned<u16>,
     /// Its headers: each a string, or a list of strings.
     pub headers: Pairs<Spanned<HeaderName>, OneOrMany<HeaderText>>,
@@ -270,12 +303,13 @@ pub struct Redirect {
     /// The host. Default: the request's.
     pub host: Option<Spanned<String>>,
     /// The port. Default: the scheme's own if `scheme` is given, else the listener's.
-    pub port: Option<Spanned<u16>>,
+    pub port: Option<Spanned<NonZeroU16>>,
     /// The whole path. Default: the request's.
     pub path: Option<Spanned<String>>,
     /// Replaces the prefix that was matched.
     pub prefix: Option<Spanned<String>>,
     /// Its status: 301, 302, 303, 307 or 308.
+    #[serde(deserialize_with = "status_of_an_answer")]
     pub status: Spanned<u16>,
 }
 

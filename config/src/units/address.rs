@@ -58,6 +58,56 @@ impl ListenAddress {
     }
 }
 
+/// Where the admin listener listens: `"127.0.0.1:9901"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminAddress(SocketAddr);
+
+written!(AdminAddress, expecting: "an address such as \"127.0.0.1:9901\"", schema: {
+    "type": "string",
+    "title": "Admin address",
+    "description": "An IP address and a port.",
+    "examples": ["127.0.0.1:9901", "[::1]:9901"],
+});
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
+        let port = if is_number(port) { port } else { "9901" };
+        match text.parse() {
+            Ok(ListenAddress::Tcp(address)) => Ok(Self(address)),
+            Ok(ListenAddress::Unix(_)) => {
+                Err(format!("the admin listener is no socket in the file system; write \"127.0.0.1:{port}\""))
+            }
+            Err(_) if text.parse::<IpAddr>().is_ok() => {
+                Err(format!("`{text}` has no port; write for example {}", with_port(text)))
+            }
+            Err(_) if port.parse::<u16>().is_err() => Err(bad_port(port)),
+            Err(_) => Err(format!("`{text}` is not an address to listen on; write \"127.0.0.1:{port}\"")),
+        }
+    }
+}
+
+impl AdminAddress {
+    /// The IP address and the port.
+    pub fn tcp(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl From<SocketAddr> for AdminAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self(address)
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl From<SocketAddr> for ListenAddress {
     fn from(address: SocketAddr) -> Self {
         Self::Tcp(address)

@@ -16,7 +16,7 @@ mod size;
 mod trusted_proxy;
 mod written;
 
-pub use address::{InstanceAddress, ListenAddress};
+pub use address::{AdminAddress, InstanceAddress, ListenAddress};
 pub use collections::{OneOrMany, Pairs};
 pub use duration::Duration;
 pub use header::{HeaderName, HeaderText, Method, settled_by_the_gateway};

@@ -34,6 +34,9 @@ pub use rehearse::explain;
 /// How long the running gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What nobody means by a URL.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+
 /// `portcullis explain`.
 #[derive(Debug, Args)]
 pub struct Question {
@@ -94,6 +97,9 @@ pub fn run(question: Question, plugins: &Plugins) -> ExitCode {
 impl Question {
     fn read(&self) -> Result<(Option<PathBuf>, Asked, Vec<Expectation>), String> {
         let (file, method, url) = match self.words.as_slice() {
+            [file, method] if METHODS.contains(&method.as_str()) => {
+                return Err(format!("a URL is missing: explain {file} {method} http://api.example.com/"));
+            }
             [method, url] => (self.config.clone(), method, url),
             [file, method, url] if self.config.is_none() => (Some(PathBuf::from(file)), method, url),
             [_, _, _] => return Err("the file is named twice, by --config and before the method".to_owned()),

@@ -110,9 +110,14 @@ fn entrance(
             "listener `{}` has no `router` in its chain, so it answers every request with 404",
             named.name.value
         );
-        faults
-            .warning(&file.document, named.name.span.clone(), message)
-            .help("add \"router\" at the end of its `chain`");
+        let namesake = links.iter().find(|link| link.name == "router");
+        let help = match namesake {
+            Some(link) => {
+                format!("its \"router\" is `[middleware.router]`, of type `{}`; call that differently", link.type_name)
+            }
+            None => "add \"router\" at the end of its `chain`".to_owned(),
+        };
+        faults.warning(&file.document, named.name.span.clone(), message).help(help);
     }
     let end: Next = hop(|_| Running::ready(Rejection::new(Cause::NoRoute).into_response()));
     let chain = fold(Link::layers(&links), end);

@@ -207,7 +207,7 @@ impl Plan {
 
     /// Where the admin API listens, if it does.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.file.as_ref()?.admin.as_ref().map(|admin| admin.address.value)
+        self.file.as_ref()?.admin.as_ref().map(|admin| admin.address.tcp())
     }
 
     /// How many threads serve.

@@ -27,7 +27,7 @@ pub fn redirect(redirect: &Redirect) -> Result<Next, Fault> {
         (None, None) => Path::Kept,
     };
     let host = redirect.host.as_ref().map(|host| host.value.clone());
-    let port = redirect.port.as_deref().copied();
+    let port = redirect.port.as_deref().map(|port| port.get());
     Ok(Next::new(Redirecting { status, scheme: redirect.scheme, host, port, path }))
 }
 
