@@ -1,4 +1,20 @@
-//! Guessing what a misspelt name was meant to be.
+//! Names: which are none, and what a misspelt one was meant to be.
+
+/// How long a name may be: it stands in logs, labels and registries.
+const MOST_CHARACTERS: usize = 255;
+
+/// Why something cannot be called this, if it cannot.
+pub(crate) fn fault_of_name(kind: &str, name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some(format!("the name of a {kind} cannot be empty"));
+    }
+    if name.contains(char::is_control) {
+        return Some(format!("the name of a {kind} cannot hold a control character"));
+    }
+    let length = name.chars().count();
+    (length > MOST_CHARACTERS)
+        .then(|| format!("the name of a {kind} has at most {MOST_CHARACTERS} characters, and this has {length}"))
+}
 
 /// The candidate that `given` was most likely meant to be, if any is near enough to be worth saying.
 ///

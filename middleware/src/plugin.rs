@@ -293,10 +293,15 @@ fn build<P: Plugin>(raw: &Raw, document: &Document, context: &Context<'_>, fault
     let whom = describe("middleware", context.name(), P::NAME);
     let settings: P = raw.decode(&whom, document, faults)?;
     let built = settings.build(context);
-    for (path, sentence) in context.take_warnings().faults {
-        faults.warning(document, raw.span_of(&path), fault_sentence(&path, &sentence)).label(whom.clone());
-    }
+    warn(context.take_warnings(), &whom, raw, document, faults);
     report(built, &whom, raw, document, faults)
+}
+
+/// Puts a builder's warnings where the user wrote the settings.
+pub fn warn(warnings: BuildError, whom: &str, raw: &Raw, document: &Document, faults: &mut Faults) {
+    for (path, sentence) in warnings.faults {
+        faults.warning(document, raw.span_of(&path), fault_sentence(&path, &sentence)).label(whom.to_owned());
+    }
 }
 
 /// Puts a build error's faults where the user wrote the settings.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{Check, unmatched};
 use crate::file::{DEFAULT_REGISTRY, capture_of, pattern};
+use crate::names::fault_of_name;
 use crate::node::{Kind, Node};
 use crate::one_form::Left;
 use crate::raw::Step;
@@ -17,8 +18,15 @@ impl Check<'_> {
         let mut names: HashMap<&str, &Spanned<String>> = HashMap::new();
         for route in &file.routes {
             if let Some(name) = &route.name {
-                if name.is_empty() {
-                    self.error(&name.span, "a route's name cannot be empty");
+                if let Some(said) = fault_of_name("route", name) {
+                    self.error(&name.span, said);
+                }
+                // That is what routes without a name are called.
+                if let Some(digits) = name.strip_prefix('#')
+                    && !digits.is_empty()
+                    && digits.bytes().all(|byte| byte.is_ascii_digit())
+                {
+                    self.error(&name.span, format!("`{name}` is what a route without a name is called"));
                 }
                 if let Some(first) = names.insert(name, name) {
                     self.error(&name.span, format!("two routes are called `{name}`"))

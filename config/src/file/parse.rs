@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::{AccessLog, Admin, File, Listener, Named, Route, Service};
 use crate::check::{Known, check};
 use crate::decode::{Decoded, decode};
+use crate::names::fault_of_name;
 use crate::node::{Kind, Node};
 use crate::units::TrustedProxy;
 use crate::{Document, Faults, Raw, Spanned};
@@ -157,6 +158,10 @@ impl Reading<'_> {
         let mut named = Vec::new();
         for (name, table) in tables.0 {
             let whom = format!("{kind} `{name}`");
+            if let Some(said) = fault_of_name(kind, &name) {
+                self.whole = false;
+                self.faults.error(self.document, name.span.clone(), said);
+            }
             if !matches!(table.0.kind, Kind::Table(_)) {
                 self.nameless(kind, &name, &table.0);
                 continue;

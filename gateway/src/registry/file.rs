@@ -46,7 +46,12 @@ impl RegistryPlugin for File {
     const EXAMPLE: &'static str = r#"path = "services.toml""#;
 
     fn build(self, context: &RegistryContext) -> Result<Arc<dyn Registry>, BuildError> {
-        Ok(Arc::new(FileRegistry { path: context.path(&self.path), follower: Arc::default() }))
+        let path = context.path(&self.path);
+        // It may come to be there, or be mended, at any time.
+        if let Err(error) = load(&path) {
+            context.warn("path", format!("leads to no services so far: {error}"));
+        }
+        Ok(Arc::new(FileRegistry { path, follower: Arc::default() }))
     }
 }
 
@@ -304,5 +309,20 @@ mod tests {
         reaches(&orders, &["a:1"]).await;
         volume("..2", "[service.orders]\ninstances = [\"b:1\"]\n");
         reaches(&orders, &["b:1"]).await;
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_yet_is_a_warning() {
+        let folder = TempDir::new().unwrap();
+        let said = |name: &str| {
+            let context = RegistryContext::new("r").in_directory(folder.path());
+            File { path: name.into() }.build(&context).unwrap();
+            context.take_warnings().to_string()
+        };
+        fs::write(folder.path().join("wrong.toml"), "services = 3").unwrap();
+        fs::write(folder.path().join("good.toml"), "[service.a]\ninstances = []").unwrap();
+        assert!(said("none.toml").starts_with("`path` leads to no services so far: "), "{}", said("none.toml"));
+        assert!(said("wrong.toml").contains("wrong.toml:1"), "{}", said("wrong.toml"));
+        assert_eq!(said("good.toml"), "");
     }
 }

@@ -3,12 +3,13 @@
 //! The sibling of the middlewares' [`Plugin`](portcullis_middleware::Plugin). The settings struct *is* the plugin, and
 //! building it touches no network: `portcullis check` builds it too, and a gateway starts without its registries.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis_config::{Document, Faults, Raw};
-use portcullis_middleware::plugin::{describe, report};
+use portcullis_middleware::plugin::{IntoKeyPath, describe, report, warn};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
@@ -31,12 +32,13 @@ pub trait RegistryPlugin: DeserializeOwned + JsonSchema + Send + Sync + 'static 
 pub struct RegistryContext {
     name: String,
     directory: PathBuf,
+    warnings: RefCell<BuildError>,
 }
 
 impl RegistryContext {
     /// A context for the registry that the file calls `name`.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), directory: PathBuf::from(".") }
+        Self { name: name.into(), directory: PathBuf::from("."), warnings: RefCell::default() }
     }
 
     /// The directory that relative paths in the settings start from.
@@ -56,6 +58,17 @@ impl RegistryContext {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
+    }
+
+    /// Says that a setting works and is probably not what was meant.
+    pub fn warn(&self, key: impl IntoKeyPath, sentence: impl Into<String>) {
+        self.warnings.borrow_mut().add(key, sentence);
+    }
+
+    /// The warnings that were made so far; leaves none.
+    #[must_use]
+    pub fn take_warnings(&self) -> BuildError {
+        self.warnings.take()
     }
 }
 
@@ -105,7 +118,9 @@ fn build<P: RegistryPlugin>(
 ) -> Option<Arc<dyn Registry>> {
     let whom = describe("registry", context.name(), P::NAME);
     let settings: P = raw.decode(&whom, document, faults)?;
-    report(settings.build(context), &whom, raw, document, faults)
+    let built = settings.build(context);
+    warn(context.take_warnings(), &whom, raw, document, faults);
+    report(built, &whom, raw, document, faults)
 }
 
 #[cfg(test)]
