@@ -9,7 +9,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+use portcullis_config::units::Network;
 
 /// A set of networks.
 #[derive(Clone, Default)]
@@ -29,7 +30,7 @@ impl IpSet {
         let mut count = 0;
         for (index, network) in networks.into_iter().enumerate() {
             let index = u32::try_from(index).expect("fewer than 2^32 networks fit into memory");
-            match canonical(network) {
+            match Network::from(network).get() {
                 IpNet::V4(net) => {
                     v4.push(Span { first: net.network().to_bits(), last: net.broadcast().to_bits(), index })
                 }
@@ -77,18 +78,6 @@ impl fmt::Debug for IpSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IpSet").field("networks", &self.networks).finish_non_exhaustive()
     }
-}
-
-/// A network without the disguise of IPv4-mapped IPv6: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
-pub fn canonical(network: IpNet) -> IpNet {
-    if let IpNet::V6(net) = network
-        && let Some(prefix) = net.prefix_len().checked_sub(96)
-        && let Some(ip) = net.addr().to_ipv4_mapped()
-        && let Ok(mapped) = Ipv4Net::new(ip, prefix)
-    {
-        return mapped.into();
-    }
-    network
 }
 
 /// What one network covers.
@@ -177,7 +166,7 @@ impl Address for u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipnet::Ipv6Net;
+    use ipnet::{Ipv4Net, Ipv6Net};
     use proptest::prelude::*;
 
     fn set(networks: &[&str]) -> IpSet {
@@ -270,12 +259,13 @@ mod tests {
 
     /// What the set promises, said the slow way.
     fn linear(networks: &[IpNet], ip: IpAddr) -> Option<usize> {
-        let covering = networks.iter().map(|network| canonical(*network)).enumerate().filter(|(_, network)| {
-            match ip.to_canonical() {
-                ip @ IpAddr::V4(_) => matches!(network, IpNet::V4(_)) && network.contains(&ip),
-                ip @ IpAddr::V6(_) => matches!(network, IpNet::V6(_)) && network.contains(&ip),
-            }
-        });
+        let covering =
+            networks.iter().map(|network| Network::from(*network).get()).enumerate().filter(|(_, network)| {
+                match ip.to_canonical() {
+                    ip @ IpAddr::V4(_) => matches!(network, IpNet::V4(_)) && network.contains(&ip),
+                    ip @ IpAddr::V6(_) => matches!(network, IpNet::V6(_)) && network.contains(&ip),
+                }
+            });
         covering.min_by_key(|(index, network)| (u8::MAX - network.prefix_len(), *index)).map(|(index, _)| index)
     }
 

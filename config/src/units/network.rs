@@ -33,6 +33,13 @@ impl Network {
     }
 }
 
+/// Bits beyond the prefix are left out.
+impl From<IpNet> for Network {
+    fn from(network: IpNet) -> Self {
+        Self(unmapped(network.trunc()))
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
@@ -48,7 +55,7 @@ impl FromStr for Network {
         if network.addr() != network.network() {
             return Err(format!("`{text}` has host bits set; the network is `{}`", network.trunc()));
         }
-        Ok(Self(unmapped(network)))
+        Ok(network.into())
     }
 }
 
