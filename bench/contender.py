@@ -45,6 +45,11 @@ class Place:
     sink: int
     spoken: Spoken = HTTP1
 
+    @property
+    def access_log(self) -> Path:
+        """In a folder of its own, as logs are: the one with the settings is watched for changes."""
+        return self.folder / "log" / "access.log"
+
     def write(self, name: str, text: str) -> str:
         path = self.folder / name
         path.write_text(text)

@@ -271,6 +271,6 @@ def _own() -> Cpu:
 
 def _empty_log(running: Running) -> None:
     """An access log grows by many megabytes a second; it is written for real, and not kept."""
-    log = running.place.folder / "access.log"
+    log = running.place.access_log
     if log.exists():
         os.truncate(log, 0)

@@ -74,7 +74,7 @@ def full(place: Place) -> str:
         place,
         routes=1_000,
         forwarding="x",
-        log=f'{{ file = {json.dumps(str(place.folder / "access.log"))} }}',
+        log=f'{{ file = {json.dumps(str(place.access_log))} }}',
         before=("request_id",),
         chain=("office",),
         middleware="""
@@ -114,7 +114,7 @@ def everything_happens(running: Running) -> None:
         raise WrongAnswer(f"a client from outside of the whitelist got {stranger.status}")
     if counted(running, "portcullis_requests_total") < 2:
         raise WrongAnswer("the requests were not counted")
-    log = running.place.folder / "access.log"
+    log = running.place.access_log
     if not client.soon(lambda: log.exists() and '"status":403' in log.read_text().replace(" ", "")):
         raise WrongAnswer("the access log has no line of a request")
 

@@ -82,7 +82,9 @@ class Stand:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         upstream = self.h2c_port if spoken.h2c else self.upstream_port
-        return Place(folder, free_port(), free_port(), upstream, self.sink_port, spoken)
+        place = Place(folder, free_port(), free_port(), upstream, self.sink_port, spoken)
+        place.access_log.parent.mkdir()
+        return place
 
 
 def _shown(command: list[str], cores: list[int], contender: Contender) -> str:
