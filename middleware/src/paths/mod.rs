@@ -102,7 +102,7 @@ pub enum Fault {
     Backslash,
     /// `%2F` or `%5C`, and the policy refuses them.
     EncodedSlash,
-    /// `%00`
+    /// `%00`, or the character itself.
     Nul,
     /// `%` without two hexadecimal digits behind it.
     Escape,
@@ -127,7 +127,7 @@ impl Fault {
             Self::Form => "the path does not begin with a slash",
             Self::Backslash => "the path has a backslash",
             Self::EncodedSlash => "the path has an encoded slash or backslash",
-            Self::Nul => "the path has an encoded NUL",
+            Self::Nul => "the path has a NUL",
             Self::Escape => "the path has a percent sign that begins no escape",
             Self::Overlong => "the path has an overlong escape",
             Self::Character => "the path has characters that it cannot hold as they are",
@@ -316,6 +316,7 @@ impl Writer {
             match byte {
                 b'/' => self.end_segment(true, at)?,
                 b'\\' => return refuse(Fault::Backslash),
+                0 => return refuse(Fault::Nul),
                 b'%' => {
                     match escape(path, at) {
                         None => return refuse(Fault::Escape),

@@ -86,6 +86,7 @@ fn what_has_no_safe_reading_is_refused_and_said_where() {
             ("/a%2Fb", Fault::EncodedSlash),
             ("/a%5cb", Fault::EncodedSlash),
             ("/a%00", Fault::Nul),
+            ("/a\0", Fault::Nul),
             ("/a%", Fault::Escape),
             ("/a%2", Fault::Escape),
             ("/a%zz", Fault::Escape),
