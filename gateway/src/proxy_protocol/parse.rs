@@ -94,14 +94,13 @@ fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
 /// `PROXY TCP4 203.0.113.9 192.0.2.1 4711 443`, and a line end.
 fn version1(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let line = &bytes[..bytes.len().min(LONGEST_LINE)];
-    let Some(end) = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
-        // The line end itself has two bytes.
+    // The line end itself has two bytes.
+    let Some(end) = line.iter().take(LONGEST_LINE - 1).position(|byte| matches!(byte, b'\r' | b'\n')) else {
         return if line.len() < LONGEST_LINE - 1 { Ok(None) } else { Err(Malformed::TooLong) };
     };
     match line[end..] {
         [b'\r', b'\n', ..] => {}
-        [b'\r'] if end < LONGEST_LINE - 1 => return Ok(None),
-        [b'\r'] => return Err(Malformed::TooLong),
+        [b'\r'] => return Ok(None),
         _ => return Err(Malformed::Line),
     }
     let said = words(line.get(LINE.len()..end).ok_or(Malformed::Line)?).ok_or(Malformed::Line)?;
