@@ -21,7 +21,7 @@ use http::header::{
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
 use portcullis_config::Forwarding;
-use portcullis_middleware::{Cause, Client, Exchange, Rejection, Upgrade};
+use portcullis_middleware::{Cause, Client, Exchange, Origin, Rejection, Upgrade};
 
 use super::trailers::Listed;
 
@@ -53,6 +53,10 @@ const ASKS: u32 = 1 << 2;
 /// What claims to know who the client is.
 const CLAIMS: [HeaderName; 6] =
     [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP, FORWARDED];
+
+/// Where the two that name a client are in that list.
+const LIST: u32 = 1;
+const ELEMENTS: u32 = 1 << 5;
 
 /// Headers that many an application reads in one of two spellings, because CGI cannot tell `-` from `_`.
 const OWNED: [&str; 10] = [
@@ -137,8 +141,10 @@ fn remove(headers: &mut HeaderMap, names: &[HeaderName], found: u32) {
 /// RFC 9110 §7.6.1: a name listed in `Connection` is hop-by-hop, whatever it is.
 fn listed(headers: &HeaderMap) -> Vec<HeaderName> {
     let options = headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    // Without its `Host` a request would go astray, and nobody may ask for that.
-    options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).filter(|name| *name != HOST).collect()
+    // Without its `Host` a request would go astray, and without its claims it would be the proxy's in front of us. Nobody
+    // may ask for that.
+    let stays = |name: &HeaderName| *name == HOST || CLAIMS.contains(name);
+    options.filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok()).filter(|name| !stays(name)).collect()
 }
 
 fn takes_trailers(headers: &HeaderMap) -> bool {
@@ -211,19 +217,21 @@ fn introduce(
 ) {
     let claimed = find(headers, &CLAIMS);
     if claimed != 0 {
-        remove(headers, &CLAIMS, claimed & !client.map_or(0, |client| believed(client, mode)));
+        remove(headers, &CLAIMS, claimed & !client.map_or(0, |client| believed(client, claimed, mode)));
     }
     let hop = client.map(|client| client.peer.map_or(client.ip, |peer| peer.ip().to_canonical()));
+    // Whom the peer named. If it was in the other family, the list begins with it.
+    let named = client.map(|client| client.ip).filter(|ip| Some(*ip) != hop);
     // The other end of a unix socket has no address to add to a list, and is there only because it named somebody else.
     let complete =
         |headers: &HeaderMap, list| client.is_some_and(|client| client.peer.is_none()) && headers.contains_key(list);
     if matches!(mode, Forwarding::X | Forwarding::Both) {
         let written = hop.map_or(UNKNOWN, address);
-        let client = match client {
-            Some(client) if Some(client.ip) == hop => Some(written.clone()),
-            client => client.map(|client| address(client.ip)),
-        };
+        let client = named.map(address).or_else(|| hop.map(|_| written.clone()));
         headers.reserve(4);
+        if let Some(named) = named {
+            headers.entry(X_FORWARDED_FOR).or_insert_with(|| address(named));
+        }
         if !complete(headers, X_FORWARDED_FOR) {
             append(headers, X_FORWARDED_FOR, written);
         }
@@ -235,21 +243,35 @@ fn introduce(
             headers.insert(X_REAL_IP, client);
         }
     }
-    if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both)
-        && !complete(headers, FORWARDED)
-        && let Ok(element) = HeaderValue::try_from(element(hop, scheme, host.or(headers.get(HOST))))
-    {
-        append(headers, FORWARDED, element);
+    if matches!(mode, Forwarding::Rfc7239 | Forwarding::Both) {
+        if let Some(named) = named
+            && let Ok(node) = HeaderValue::try_from(node(Some(named)))
+        {
+            insert_new(headers, FORWARDED, node);
+        }
+        if !complete(headers, FORWARDED)
+            && let Ok(element) = HeaderValue::try_from(element(hop, scheme, host.or(headers.get(HOST))))
+        {
+            append(headers, FORWARDED, element);
+        }
     }
 }
 
 /// Which of the [claims](CLAIMS) are believed, a bit for each.
 ///
 /// A trusted proxy that writes one family of headers passes the other one on as its client wrote it. So of what it sent,
-/// only the family that we write too is believed.
-fn believed(client: &Client, mode: Forwarding) -> u32 {
+/// only the family is believed in which the [client was looked for](portcullis_middleware::client), if we write it too.
+fn believed(client: &Client, claimed: u32, mode: Forwarding) -> u32 {
     let family = |name: &HeaderName| if *name == FORWARDED { Forwarding::Rfc7239 } else { Forwarding::X };
-    let is_believed = |name| client.peer_is_trusted && (mode == family(name) || mode == Forwarding::Both);
+    let read = match client.origin {
+        Origin::XForwardedFor(_) => Forwarding::X,
+        Origin::Forwarded(_) => Forwarding::Rfc7239,
+        // It named nobody.
+        _ if claimed & (LIST | ELEMENTS) == ELEMENTS => Forwarding::Rfc7239,
+        _ => Forwarding::X,
+    };
+    let is_believed =
+        |name| client.peer_is_trusted && family(name) == read && (mode == read || mode == Forwarding::Both);
     CLAIMS.iter().enumerate().filter(|(_, name)| is_believed(name)).fold(0, |found, (at, _)| found | 1 << at)
 }
 
@@ -302,16 +324,21 @@ fn insert_new(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
 
 /// RFC 7239 §4: `for=192.0.2.1;host=example.com;proto=https`.
 fn element(hop: Option<IpAddr>, scheme: &str, host: Option<&HeaderValue>) -> String {
-    let mut element = match hop {
-        Some(IpAddr::V4(ip)) => format!("for={ip}"),
-        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
-        None => "for=unknown".to_owned(),
-    };
+    let mut element = node(hop);
     if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\'])) {
         let _ = write!(element, ";host=\"{host}\"");
     }
     let _ = write!(element, ";proto={scheme}");
     element
+}
+
+/// RFC 7239 §6: who somebody is.
+fn node(ip: Option<IpAddr>) -> String {
+    match ip {
+        Some(IpAddr::V4(ip)) => format!("for={ip}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+        None => "for=unknown".to_owned(),
+    }
 }
 
 /// The target in the form an instance expects: a path and a query, without scheme and authority.
@@ -324,8 +351,6 @@ pub(crate) fn origin_form(uri: &Uri) -> Uri {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_middleware::Origin;
-
     use super::*;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -419,6 +444,59 @@ mod tests {
         assert_eq!(written(Forwarding::Off), "");
     }
 
+    /// A load balancer that knows only `X-Forwarded-For` passed on a `Forwarded` that its client had made up. The gateway
+    /// read the former, and told the latter to instances where it writes that too.
+    #[test]
+    fn a_forwarded_that_was_not_read_is_not_passed_on_beside_the_list_that_was() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        (proxied.ip, proxied.origin) = ("2.2.2.2".parse().unwrap(), Origin::XForwardedFor(0));
+        let came = [("x-forwarded-for", "2.2.2.2"), ("forwarded", "for=1.1.1.1")];
+        for mode in [Forwarding::Rfc7239, Forwarding::Both] {
+            let written = introduced(&came, &proxied, mode);
+            assert_eq!(written[0], "forwarded: for=2.2.2.2, for=10.0.0.2;host=\"shop.example:8443\";proto=https");
+        }
+    }
+
+    #[test]
+    fn what_a_trusted_peer_says_without_naming_anybody_is_passed_on() {
+        let proxied = client("10.0.0.2:5000", true);
+        let came = [("forwarded", "for=_hidden;proto=https"), ("x-forwarded-proto", "ftp")];
+        assert_eq!(
+            introduced(&came, &proxied, Forwarding::Both),
+            [
+                "forwarded: for=_hidden;proto=https, for=10.0.0.2;host=\"shop.example:8443\";proto=https",
+                "x-forwarded-for: 10.0.0.2",
+                "x-forwarded-host: shop.example:8443",
+                "x-forwarded-proto: https",
+                "x-real-ip: 10.0.0.2"
+            ]
+        );
+        assert!(introduced(&came[1..], &proxied, Forwarding::X).contains(&"x-forwarded-proto: ftp".to_owned()));
+    }
+
+    #[test]
+    fn whom_a_trusted_peer_names_in_one_family_is_named_in_the_other() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        (proxied.ip, proxied.origin) = ("2001:db8::7".parse().unwrap(), Origin::Forwarded(0));
+        let came = [("forwarded", "for=\"[2001:db8::7]\"")];
+        assert_eq!(introduced(&came, &proxied, Forwarding::X)[0], "x-forwarded-for: 2001:db8::7, 10.0.0.2");
+        proxied.origin = Origin::XForwardedFor(0);
+        assert_eq!(
+            introduced(&[("x-forwarded-for", "2001:db8::7")], &proxied, Forwarding::Rfc7239)[0],
+            "forwarded: for=\"[2001:db8::7]\", for=10.0.0.2;host=\"shop.example:8443\";proto=https"
+        );
+    }
+
+    /// A client had the list removed in which the load balancer before us named it, and was taken for the load balancer.
+    #[test]
+    fn connection_does_not_end_what_is_said_of_the_client() {
+        let mut headers = headers(&[("connection", "x-forwarded-for, Forwarded, x"), ("x", "1")]);
+        headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("1.1.1.1"));
+        headers.insert(FORWARDED, HeaderValue::from_static("for=1.1.1.1"));
+        end_hop(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), [X_FORWARDED_FOR, FORWARDED]);
+    }
+
     #[test]
     fn an_ipv6_address_is_quoted_where_rfc_7239_says_so() {
         assert_eq!(
@@ -448,7 +526,7 @@ mod tests {
         let named = Client { ip, origin: Origin::XForwardedFor(0), peer: None, peer_is_trusted: true };
         assert_eq!(
             written(Some(&named), &SPOOFED, Forwarding::Both),
-            [some("1.1.1.1"), some("1.1.1.1"), some("for=1.1.1.1")]
+            [some("1.1.1.1"), some("1.1.1.1"), some("for=1.1.1.1;proto=http")]
         );
         // It was named in the other family, which is not passed on.
         assert_eq!(
