@@ -18,10 +18,11 @@
 //! The other end of a unix socket has no address. It is nobody, unless `trusted_proxies` has `"unix:"` and it names the
 //! client by the PROXY protocol or a forwarding header.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use portcullis_config::units::TrustedProxy;
 
@@ -138,8 +139,8 @@ fn follow(
     address: impl Fn(&[u8]) -> Option<IpAddr>,
     trusted: &TrustedProxies,
 ) -> Option<(IpAddr, u16)> {
-    // Several lines are one list (RFC 9110 §5.3).
-    let entries = || headers.get_all(name).iter().rev().flat_map(|line| entries_from_right(line.as_bytes()));
+    let line = one_line(headers, name);
+    let entries = || entries_from_right(&line);
     let mut found = None;
     for (from_right, entry) in entries().take(MAX_HOPS).enumerate() {
         let Some(ip) = address(entry) else { break };
@@ -151,6 +152,17 @@ fn follow(
     let (ip, from_right) = found?;
     let from_left = entries().count() - 1 - from_right;
     Some((ip, u16::try_from(from_left).unwrap_or(u16::MAX)))
+}
+
+/// Several lines are one list (RFC 9110 §5.3). Quotes, too, are read as they are by whoever gets them in one line.
+fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, [u8]> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next().unwrap_or_default();
+    let others: Vec<_> = lines.collect();
+    if others.is_empty() {
+        return Cow::Borrowed(first);
+    }
+    Cow::Owned([&[first], &others[..]].concat().join(&b", "[..]))
 }
 
 /// The entries of one header line, the last one first; empty ones mean nothing (RFC 9110 §5.6.1).
@@ -247,7 +259,6 @@ fn is_port(port: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     const PEER: &str = "10.0.0.5:4711";
@@ -338,6 +349,13 @@ mod tests {
             ("x-forwarded-for", b"10.0.0.7, "),
         ];
         expect(&lines, "203.0.113.9", "x_forwarded_for[1]");
+    }
+
+    /// An instance that was told of these in one line read another client than the gateway had.
+    #[test]
+    fn a_quote_that_is_open_at_the_end_of_a_line_is_open_in_the_next() {
+        let lines = [("forwarded", &b"for=203.0.113.9;host=\"a"[..]), ("forwarded", b"for=1.1.1.1;host=\"a")];
+        expect(&lines, "203.0.113.9", "forwarded[0]");
     }
 
     #[test]
