@@ -72,7 +72,7 @@ const OWNED: [&str; 10] = [
     "x-real-ip",
 ];
 
-/// Removes the headers that concern only the connection they came over. Returns what was [listed](Listed) among them.
+/// Removes the headers that concern only the connection they came over. Returns the names that `Connection` listed.
 ///
 /// `TE: trailers` stays: we do pass trailers on.
 pub fn end_hop(headers: &mut HeaderMap) -> Option<Listed> {

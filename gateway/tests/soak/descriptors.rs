@@ -40,6 +40,7 @@ async fn without_descriptors_it_waits_without_a_fuss_and_goes_on_within_a_second
         assert!(freed.elapsed() < Duration::from_secs(1), "after {:?}", freed.elapsed());
 
         let said = gateway.log().iter().filter(|line| line["target"] == "portcullis::server::accept").count() as u64;
-        assert!((1..=1 + began.elapsed().as_secs() / 10).contains(&said), "{said} lines: {:?}", gateway.log());
+        // Once in ten seconds, and the next ten may have begun right after the first line.
+        assert!((1..=2 + began.elapsed().as_secs() / 10).contains(&said), "{said} lines: {:?}", gateway.log());
     }
 }
