@@ -138,6 +138,11 @@ impl Faults {
         self.of(Level::Warning)
     }
 
+    /// Whether one is about a part of this text. What has faults inside was not read, and looks as if it were not there.
+    pub(crate) fn is_any_within(&self, span: &Range<usize>) -> bool {
+        self.errors().any(|error| span.start <= error.span.start && error.span.end <= span.end)
+    }
+
     fn of(&self, level: Level) -> impl Iterator<Item = &Diagnostic> {
         let all = self.ordered().into_iter();
         all.filter(move |fault| fault.level == level)

@@ -90,7 +90,7 @@ impl Check<'_> {
     }
 
     fn tls(&mut self, name: &str, tls: &ListenerTls) {
-        if tls.certificates.is_empty() {
+        if tls.certificates.is_empty() && !self.faults.is_any_within(&tls.certificates.span) {
             let said = format!("`certificates` is empty, so listener `{name}` would refuse everyone");
             self.error(&tls.certificates.span, said).help("add one: { cert = \"site.pem\", key = \"site.key\" }");
         }
