@@ -73,7 +73,9 @@ impl Message {
         let expects = headers.contains_key(EXPECT);
         let upload = Upload::new(body, keep, expects);
         if upload.is_empty() {
-            headers.remove(EXPECT);
+            if expects {
+                headers.remove(EXPECT);
+            }
         } else if let Some(listed) = extensions.remove::<Listed>() {
             upload.leave_out(listed);
         }
