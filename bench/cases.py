@@ -154,7 +154,8 @@ CASES = [
     Case(
         "memory",
         "Memory per connection",
-        "A thousand connections are opened: idle ones after one answer each, and ones that stop after 1 KiB of a head.",
+        "A thousand connections are opened: idle ones after one answer each, and ones that stop after 1 KiB of a head. They "
+        "are weighed three seconds later.",
         measure.memory,
         columns=(
             Column("idle", "KiB per idle connection", 1 / 1024),

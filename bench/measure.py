@@ -27,7 +27,8 @@ def memory(stand: Stand, contender: Contender, _seconds: float) -> Sample:
             time.sleep(0.3)
             before = running.process.resident()
             connections = opened(running.place.port, load.path, many)
-            time.sleep(0.5)
+            # So long that whoever gives memory back for connections that rest has done so.
+            time.sleep(3)
             sample[name] = (running.process.resident() - before) / many
             sample["resident"] = float(before)
             for connection in connections:
