@@ -134,7 +134,7 @@ fn segment(out: &mut Vec<u8>, record: &Record, detail: Detail) {
                     }
                 }
                 if let Some(client) = record.client {
-                    request.plain("client_ip", client.to_string().as_bytes());
+                    request.address("client_ip", client);
                     request.flag("x_forwarded_for", record.forwarded);
                 }
             });

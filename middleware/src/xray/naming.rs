@@ -23,6 +23,10 @@ pub(super) fn segment_name(data: &str) -> String {
     if data.trim().is_empty() {
         return "gateway".to_owned();
     }
+    // What nearly every name consists of is no question for a table of all scripts.
+    if data.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte)) {
+        return data.to_owned();
+    }
     let mut name = String::with_capacity(data.len());
     let mut from = 0;
     for found in ILLEGAL.find_iter(data) {
