@@ -24,8 +24,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::deadline::{self, Phase, UntilEnd};
+use super::exit::Exit;
 use super::farewell::{part, written};
-use super::gatekeeper::{Ending, Exit, Gatekeeper, Left};
+use super::gatekeeper::{Ending, Gatekeeper, Left};
 use super::http2;
 use super::rest::rest;
 use super::stop::Stop;

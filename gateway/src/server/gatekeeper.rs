@@ -13,7 +13,6 @@
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Manners;
 use super::deadline::Phase;
+use super::exit::Exit;
 use super::strict::{Fault, Gate, Limits, Place, Refusal};
 use crate::alarm::Alarm;
 
@@ -48,7 +48,7 @@ pub(super) struct Gatekeeper<I> {
     /// Whether the parser was told that there is no more, because of the refusal.
     told: bool,
     phase: Phase,
-    exit: Exit<I>,
+    exit: Exit<Left<I>>,
     header: Option<Duration>,
     /// How long the connection may rest before it is left.
     rest: Duration,
@@ -64,9 +64,6 @@ pub(super) struct Gatekeeper<I> {
     full_since: Option<Instant>,
     patience: Alarm,
 }
-
-/// Where a connection is left for whoever says the last word on it.
-pub(super) struct Exit<I>(Arc<Mutex<Option<Left<I>>>>);
 
 /// A connection that hyper is done with, but that must not be closed yet.
 pub(super) struct Left<I> {
@@ -91,29 +88,9 @@ pub(super) enum Ending {
     Http2(Vec<u8>, Option<Refusal>),
 }
 
-impl<I> Exit<I> {
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    pub(super) fn take(&self) -> Option<Left<I>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(super) fn leave(&self, left: Left<I>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
-    }
-}
-
-impl<I> Clone for Exit<I> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
 impl<I> Gatekeeper<I> {
     /// The keeper of a connection of which `come` was read already.
-    pub(super) fn new(io: I, come: Vec<u8>, manners: &Manners, phase: Phase, exit: Exit<I>) -> Self {
+    pub(super) fn new(io: I, come: Vec<u8>, manners: &Manners, phase: Phase, exit: Exit<Left<I>>) -> Self {
         let limits = Limits { request_line: manners.request_line, head: manners.header_size, headers: manners.headers };
         let mut keeper = Self {
             io: Some(io),
@@ -319,6 +296,17 @@ impl<I: AsyncWrite + Unpin> Gatekeeper<I> {
         self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
+    /// What becomes of writing `all` so many bytes.
+    fn written(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        all: impl FnOnce() -> usize,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == all());
+        self.patiently(written, context)
+    }
+
     /// Gives a client up that has had no room for too long.
     fn patiently<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         match written {
@@ -347,8 +335,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.io()?.poll_write(context, data);
-        this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == data.len());
-        this.patiently(written, context)
+        this.written(written, || data.len(), context)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -385,9 +372,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Gatekeeper<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.io()?.poll_write_vectored(context, data);
-        let all = || data.iter().map(|part| part.len()).sum::<usize>();
-        this.writes_wait = !matches!(written, Poll::Ready(Ok(count)) if count == all());
-        this.patiently(written, context)
+        this.written(written, || data.iter().map(|part| part.len()).sum(), context)
     }
 
     fn is_write_vectored(&self) -> bool {

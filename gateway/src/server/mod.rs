@@ -11,6 +11,7 @@
 mod accept;
 mod connection;
 mod deadline;
+mod exit;
 mod farewell;
 mod gatekeeper;
 mod handshake;

@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::course::Course;
+use crate::server::Manners;
 use crate::server::strict::{Fault, Refusal};
 
 /// How long a client may take to go, once it is told to and has no request left.
@@ -49,9 +50,9 @@ impl<C, R: FnMut(Refusal)> Clocked<C, R> {
         finish: fn(Pin<&mut C>),
         remember: R,
         course: Arc<Course>,
-        header: Option<Duration>,
-        idle: Option<Duration>,
+        manners: &Manners,
     ) -> Self {
+        let &Manners { header, idle, .. } = manners;
         Self { connection, finish, remember, course, header, idle, ending: None, clock: None }
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::course::Course;
-use crate::server::gatekeeper::{Ending, Exit, Left};
+use crate::server::exit::Exit;
 
 /// A connection whose frames are seen.
 pub(super) struct Keeper<I> {
@@ -36,7 +36,7 @@ impl<I> Keeper<I> {
     /// Leaves the connection for whoever closes it so that the last words are heard.
     fn leave(&mut self) {
         if let Some(io) = self.io.take() {
-            self.exit.leave(Left { io, ending: Ending::Undone(None) });
+            self.exit.leave(io);
         }
     }
 

@@ -26,8 +26,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::exit::Exit;
 use super::farewell::{part, written};
-use super::gatekeeper::Exit;
 use super::strict::{Fault, PREFACE, Refusal};
 use super::{Application, Handle, Manners, Peer};
 use clocked::Clocked;
@@ -108,7 +108,7 @@ pub(super) async fn serve<S, A>(
     let remember = |refusal| streams.remember(refusal);
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     {
-        let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners.header, manners.idle));
+        let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners));
         match server.stop.drive(connection, Clocked::finish).await {
             Some(Some(Err(error))) => debug!(peer = %streams.peer(), %error, "a connection ended early"),
             Some(Some(Ok(()))) => course.is_over(),
@@ -119,8 +119,8 @@ pub(super) async fn serve<S, A>(
     if let Some(refusal) = course.verdict() {
         streams.remember(refusal);
     }
-    if let Some(left) = exit.take() {
-        part(left.io, &course.goodbye()).await;
+    if let Some(io) = exit.take() {
+        part(io, &course.goodbye()).await;
     }
 }
 
