@@ -1,8 +1,9 @@
 //! An answer's body on its way to the client.
 //!
 //! It streams: a frame is read when the client has room for it, and reading it is what drives the connection it comes
-//! over. What came, and how it ended, is noted in the exchange; the connection is given back when both bodies were read to their ends, and closed otherwise. A body that
-//! ends early ends in an error, so that the client's connection breaks as well instead of ending well.
+//! over. What came, and how it ended, is noted in the exchange; the connection is given back when both bodies were read to
+//! their ends, and closed otherwise. A body that ends early ends in an error, so that the client's connection breaks as
+//! well instead of ending well.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -101,7 +102,7 @@ impl Drop for Note {
 /// What an answer's body still holds on to.
 struct Rest {
     note: Note,
-    course: Course,
+    carrier: Carrier,
     upload: Upload,
 }
 
@@ -109,7 +110,7 @@ struct Rest {
 ///
 /// A client may not read any of an answer before it has sent all of its request: an answer that nobody reads must not
 /// keep the request from going on. So where the request is not over when the answer begins, a task sees to it.
-pub(super) enum Course {
+pub(super) enum Carrier {
     /// Whoever reads the answer.
     Reader(Lease),
     /// A task of its own.
@@ -143,12 +144,12 @@ impl Stream {
     }
 }
 
-impl Course {
+impl Carrier {
     /// Has a task do what the reader of the answer cannot be relied upon to do.
     fn see_to_the_rest(self, upload: &Upload) -> Self {
         match self {
-            Course::Reader(lease) if !upload.is_over() => Course::Task(lease.hand_over(), Alarm::default()),
-            Course::Stream(stream) => Course::Stream(stream.see_to_the_rest()),
+            Carrier::Reader(lease) if !upload.is_over() => Carrier::Task(lease.hand_over(), Alarm::default()),
+            Carrier::Stream(stream) => Carrier::Stream(stream.see_to_the_rest()),
             as_it_is => as_it_is,
         }
     }
@@ -159,16 +160,16 @@ impl Course {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         match self {
-            Course::Reader(lease) => lease.connection().poll_frame(body, context),
+            Carrier::Reader(lease) => lease.connection().poll_frame(body, context),
             _ => body.poll_frame(context),
         }
     }
 
     fn poll_alarm(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         match self {
-            Course::Reader(lease) => lease.connection().poll_alarm(Some(deadline), context),
-            Course::Task(_, alarm) => alarm.poll_until(Some(deadline), context),
-            Course::Stream(stream) => stream.alarm.poll_until(Some(deadline), context),
+            Carrier::Reader(lease) => lease.connection().poll_alarm(Some(deadline), context),
+            Carrier::Task(_, alarm) => alarm.poll_until(Some(deadline), context),
+            Carrier::Stream(stream) => stream.alarm.poll_until(Some(deadline), context),
         }
     }
 }
@@ -179,11 +180,11 @@ impl Rest {
         let now = self.note.end(bytes, None);
         // An answer may be complete before the request is. Nobody will read the rest of that.
         if self.upload.is_over() {
-            match self.course {
-                Course::Reader(lease) => lease.release(now),
-                Course::Task(errand, _) => errand.complete(),
+            match self.carrier {
+                Carrier::Reader(lease) => lease.release(now),
+                Carrier::Task(errand, _) => errand.complete(),
                 // The connection goes on as it is. What was not sent is reset.
-                Course::Stream(_) => {}
+                Carrier::Stream(_) => {}
             }
         }
     }
@@ -196,17 +197,17 @@ impl Rest {
 /// Makes the answer that goes to the client out of what an instance answered.
 pub(super) fn stream(
     response: Reply,
-    course: Course,
+    carrier: Carrier,
     note: Note,
     upload: Upload,
     idle: Option<Duration>,
 ) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     if body.is_end_stream() {
-        Rest { note, course, upload }.complete(None);
+        Rest { note, carrier, upload }.complete(None);
         return Response::from_parts(head, Body::empty());
     }
-    let rest = Some(Rest { note, course: course.see_to_the_rest(&upload), upload });
+    let rest = Some(Rest { note, carrier: carrier.see_to_the_rest(&upload), upload });
     let listed = head.extensions.remove::<Listed>();
     Response::from_parts(head, Body::new(Answer { body, rest, bytes: 0, idle, waiting: None, listed }))
 }
@@ -230,11 +231,11 @@ impl HttpBody for Answer {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.get_mut();
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = rest.course.poll_frame(&mut this.body, context) else {
+        let Poll::Ready(frame) = rest.carrier.poll_frame(&mut this.body, context) else {
             let Some(idle) = this.idle else { return Poll::Pending };
             let mut since = *this.waiting.get_or_insert_with(Instant::now);
             loop {
-                ready!(rest.course.poll_alarm(since + idle, context));
+                ready!(rest.carrier.poll_alarm(since + idle, context));
                 // An answer may be silent for as long as the request goes on.
                 match rest.upload.progress() {
                     Some(upload) if upload.moved > since => since = upload.moved,

@@ -15,14 +15,14 @@ use portcullis_config::Protocol;
 use portcullis_middleware::{Cause, Exchange, Rejection};
 use tokio::time::{Instant, timeout};
 
-use super::answer::{self, Course, Note, Stream};
+use super::answer::{self, Carrier, Note, Stream};
 use super::connection::stream::InFlight;
 use super::connection::{Connection, Outgoing, Reply, Speak, Unanswered};
 use super::failure::{Failure, Fault};
 use super::headers;
 use super::policy::{Host, NEVER, Policy, Retry, Timeouts};
 use super::pool::Lease;
-use super::sharing::{Place, Way};
+use super::sharing::{Seat, Way};
 use super::trailers::Listed;
 use super::tunnel::{self, Asked};
 use super::upload::{Progress, Upload};
@@ -106,7 +106,7 @@ impl Message {
         };
         let note = Note::new(&self.exchange, number, Instant::now());
         match self.try_send(target, timeouts, turn, &note).await {
-            Ok((response, course)) => Ok(Answered { response, course, note }),
+            Ok((response, carrier)) => Ok(Answered { response, carrier, note }),
             Err(failure) => {
                 note.failed(failure.cause);
                 Err(failure)
@@ -120,7 +120,7 @@ impl Message {
         timeouts: &Timeouts,
         turn: Turn,
         note: &Note,
-    ) -> Result<(Reply, Course), Failure> {
+    ) -> Result<(Reply, Carrier), Failure> {
         let deadline = timeouts.attempt.map(|limit| note.started() + limit);
         let speak = match self.asked {
             Some(_) => Speak::Http1,
@@ -130,15 +130,15 @@ impl Message {
         // What becomes a tunnel is no connection for others, and must not turn out to have gone stale while it was idle.
         let fresh = !turn.may_reuse || self.asked.is_some() || introduction.is_some();
         let way = connect(target, speak, timeouts, deadline, note.started(), fresh, introduction).await?;
-        let (mut response, course) = match way {
+        let (mut response, carrier) = match way {
             Way::Alone(lease) => {
                 let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
                 self.send_alone(lease, turn, &clocks).await?
             }
             // Boxed, so that requests over HTTP/1.1 have no room for it.
-            Way::Shared(place) => {
-                let clocks = Clocks { timeouts, deadline, sent: note.connected(place.is_reused()) };
-                Box::pin(self.send_shared(place, turn, &clocks)).await?
+            Way::Shared(seat) => {
+                let clocks = Clocks { timeouts, deadline, sent: note.connected(seat.is_reused()) };
+                Box::pin(self.send_shared(seat, turn, &clocks)).await?
             }
         };
 
@@ -158,7 +158,7 @@ impl Message {
             // RFC 9110 §8.6: there is no body, and no length of it.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        Ok((response, course))
+        Ok((response, carrier))
     }
 
     async fn send_alone(
@@ -166,12 +166,12 @@ impl Message {
         mut lease: Lease,
         turn: Turn,
         clocks: &Clocks<'_>,
-    ) -> Result<(Reply, Course), Failure> {
+    ) -> Result<(Reply, Carrier), Failure> {
         // Once it may have been sent, another attempt follows only if it can bear being done twice.
         let keep = self.repeats && !turn.is_last;
         let reply = pin!(lease.connection().send(self.request(keep)));
         match self.wait(Alone { connection: lease.connection(), reply }, clocks).await {
-            Ok(response) => Ok((response, Course::Reader(lease))),
+            Ok(response) => Ok((response, Carrier::Reader(lease))),
             Err(Unanswered { failure, unsent }) => {
                 if let Some(unsent) = unsent {
                     self.headers = unsent;
@@ -181,24 +181,24 @@ impl Message {
         }
     }
 
-    async fn send_shared(&mut self, place: Place, turn: Turn, clocks: &Clocks<'_>) -> Result<(Reply, Course), Failure> {
+    async fn send_shared(&mut self, seat: Seat, turn: Turn, clocks: &Clocks<'_>) -> Result<(Reply, Carrier), Failure> {
         // The instance may yet say that it did nothing with it.
-        let (mut stream, visit) = place.send(self.request(!turn.is_last))?;
+        let (mut stream, visit) = seat.send(self.request(!turn.is_last))?;
         match self.wait(&mut stream, clocks).await {
-            Ok(response) => Ok((response, Course::Stream(Stream::new(stream.rest(), visit)))),
+            Ok(response) => Ok((response, Carrier::Stream(Stream::new(stream.rest(), visit)))),
             Err(Unanswered { failure, .. }) => Err(self.explain(failure, false)),
         }
     }
 
     /// The answer for the client.
     pub(super) fn answer(&mut self, answered: Answered, timeouts: &Timeouts) -> Response<Body> {
-        let Answered { response, course, note } = answered;
+        let Answered { response, carrier, note } = answered;
         self.upload.settle();
-        match (self.asked.take(), course) {
-            (Some(asked), Course::Reader(lease)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        match (self.asked.take(), carrier) {
+            (Some(asked), Carrier::Reader(lease)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 tunnel::open(*asked, response, lease, note, self.exchange.clone(), timeouts)
             }
-            (_, course) => answer::stream(response, course, note, self.upload.clone(), timeouts.idle),
+            (_, carrier) => answer::stream(response, carrier, note, self.upload.clone(), timeouts.idle),
         }
     }
 
@@ -346,9 +346,9 @@ async fn connect(
     let limit = timeouts.connect.unwrap_or(NEVER);
     // A connection that is shared is watched by its driver, so that one which is gone is not among them.
     if speak != Speak::Http1
-        && let Some(place) = target.pool.enter(now, limit)
+        && let Some(seat) = target.pool.enter(now, limit)
     {
-        return Ok(Way::Shared(place));
+        return Ok(Way::Shared(seat));
     }
     if speak != Speak::Http2
         && !fresh
@@ -372,7 +372,7 @@ async fn connect(
 /// The head of an answer, and what its body comes over.
 pub(super) struct Answered {
     response: Reply,
-    course: Course,
+    carrier: Carrier,
     note: Note,
 }
 
@@ -384,7 +384,7 @@ impl Answered {
     /// Another attempt follows.
     pub(super) fn discard(self) {
         let now = self.note.discarded();
-        if let Course::Reader(lease) = self.course
+        if let Carrier::Reader(lease) = self.carrier
             && self.response.body().is_end_stream()
         {
             lease.release(now);

@@ -442,10 +442,10 @@ impl Lease {
     }
 
     /// The connection goes on as a tunnel, and is never given back.
-    pub(super) fn into_tunnel(mut self) -> (Connection, Opened) {
+    pub(super) fn into_tunnel(mut self) -> (Connection, Tunnelled) {
         let Kept { connection, permit, .. } = self.kept.take().expect(IN_USE);
         self.pool.count().begin_tunnel();
-        (connection, Opened { pool: self.pool.clone(), _permit: permit })
+        (connection, Tunnelled { pool: self.pool.clone(), _permit: permit })
     }
 
     /// The connection itself.
@@ -519,12 +519,12 @@ impl Drop for Lease {
 }
 
 /// A connection that goes on as a tunnel, in the books of its pool. Dropped when the tunnel ends.
-pub(super) struct Opened {
+pub(super) struct Tunnelled {
     pool: Arc<Pool>,
     _permit: Permit,
 }
 
-impl Drop for Opened {
+impl Drop for Tunnelled {
     fn drop(&mut self) {
         self.pool.count().close_tunnel();
     }

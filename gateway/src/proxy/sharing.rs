@@ -6,7 +6,7 @@
 //!
 //! Who finds no room has a connection opened, and expects a stream on it. So do those who come meanwhile, as many as it will
 //! take; the first requests to an instance open one connection together and not one each. When there may be no further
-//! connection, requests wait in a [queue](super::room) that is bounded, for whatever place or room becomes free first.
+//! connection, requests wait in a [queue](super::room) that is bounded, for whatever seat or room becomes free first.
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -36,7 +36,7 @@ pub(super) struct Sharing {
     opening: usize,
     /// Who has been promised a stream on those.
     expecting: Line<Granted>,
-    /// Who has been promised nothing. They wait in the [queue](super::room) for all workers, and here for a place.
+    /// Who has been promised nothing. They wait in the [queue](super::room) for all workers, and here for a seat.
     waiting: Line<Granted>,
     /// How many streams the instance took at a time when it said so last.
     room: usize,
@@ -59,7 +59,7 @@ struct Held {
 
 /// What somebody who waited gets.
 enum Granted {
-    Place(Place),
+    Seat(Seat),
     /// The instance speaks HTTP/1.1, so everybody needs a connection for themselves.
     Alone,
     Failed(Failure),
@@ -79,7 +79,7 @@ pub(super) enum Way {
     /// A connection for itself.
     Alone(Lease),
     /// A stream of a connection that others use too.
-    Shared(Place),
+    Shared(Seat),
 }
 
 impl Sharing {
@@ -112,7 +112,7 @@ impl Sharing {
         self.open.len() + self.opening < MOST
     }
 
-    /// Whether somebody waits for a place.
+    /// Whether somebody waits for a seat.
     fn is_awaited(&mut self) -> bool {
         self.waiting.is_awaited() || self.expecting.is_awaited()
     }
@@ -135,9 +135,9 @@ impl Sharing {
 
 impl Pool {
     /// A stream on a connection that is open, if there is room. Opening a further one may take as long as `limit`.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant, limit: Duration) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, now: Instant, limit: Duration) -> Option<Seat> {
         let mut sharing = self.sharing();
-        let place = self.admit(&mut sharing, now)?;
+        let seat = self.admit(&mut sharing, now)?;
         if sharing.opening == 0
             && sharing.may_open()
             && sharing.is_full()
@@ -145,7 +145,7 @@ impl Pool {
         {
             self.widen(&mut sharing, permit, limit);
         }
-        Some(place)
+        Some(seat)
     }
 
     /// A new connection, or a stream on one that others open or use. Opening one may take as long as `limit`.
@@ -153,8 +153,8 @@ impl Pool {
         if speak == Speak::Http1 || speak == Speak::Negotiated && self.keeps_to_http1.load(Relaxed) {
             return self.open_alone(speak, limit).await;
         }
-        match self.place(limit).await? {
-            Some(place) => Ok(Way::Shared(place)),
+        match self.seat(limit).await? {
+            Some(seat) => Ok(Way::Shared(seat)),
             None => match self.reuse(Instant::now()) {
                 Some(lease) => Ok(Way::Alone(lease)),
                 None => self.open_alone(speak, limit).await,
@@ -208,13 +208,13 @@ impl Pool {
         timeout(limit, self.connector.connect(speak, introduction)).await.unwrap_or(Err(late))
     }
 
-    /// A place on a shared connection, for which one is opened if need be. `None` if the instance speaks HTTP/1.1.
-    async fn place(self: &Arc<Self>, limit: Duration) -> Result<Option<Place>, Failure> {
+    /// A seat on a shared connection, for which one is opened if need be. `None` if the instance speaks HTTP/1.1.
+    async fn seat(self: &Arc<Self>, limit: Duration) -> Result<Option<Seat>, Failure> {
         loop {
             let (is_promised, may_open, mut granted) = {
                 let mut sharing = self.sharing();
-                if let Some(place) = self.admit(&mut sharing, Instant::now()) {
-                    return Ok(Some(place));
+                if let Some(seat) = self.admit(&mut sharing, Instant::now()) {
+                    return Ok(Some(seat));
                 }
                 let may_open = sharing.may_open();
                 if may_open
@@ -239,7 +239,7 @@ impl Pool {
                 },
             };
             match granted {
-                Ok(Granted::Place(place)) => return Ok(Some(place)),
+                Ok(Granted::Seat(seat)) => return Ok(Some(seat)),
                 Ok(Granted::Alone) => return Ok(None),
                 Ok(Granted::Failed(failure)) => return Err(failure),
                 Ok(Granted::Again) => {}
@@ -250,7 +250,7 @@ impl Pool {
     }
 
     /// A stream on a connection that is open.
-    fn admit(self: &Arc<Self>, sharing: &mut Sharing, now: Instant) -> Option<Place> {
+    fn admit(self: &Arc<Self>, sharing: &mut Sharing, now: Instant) -> Option<Seat> {
         loop {
             let index = sharing.pick()?;
             let held = &mut sharing.open[index];
@@ -274,7 +274,7 @@ impl Pool {
                 self.count().reuse();
             }
             let visit = Visit { pool: self.clone(), pulse: opening.pulse().clone() };
-            return Some(Place { opening, visit, reused });
+            return Some(Seat { opening, visit, reused });
         }
     }
 
@@ -333,18 +333,18 @@ impl Pool {
         });
     }
 
-    /// Gives places to those who wait, as long as there are some.
+    /// Gives seats to those who wait, as long as there are some.
     fn serve(self: &Arc<Self>) {
         let now = Instant::now();
         let mut sharing = self.sharing();
         let mut unwanted = None;
         while unwanted.is_none()
             && sharing.is_awaited()
-            && let Some(place) = self.admit(&mut sharing, now)
+            && let Some(seat) = self.admit(&mut sharing, now)
         {
-            unwanted = sharing.grant(Granted::Place(place));
+            unwanted = sharing.grant(Granted::Seat(seat));
         }
-        // A place that is given back takes the lock.
+        // A seat that is given back takes the lock.
         drop(sharing);
         drop(unwanted);
     }
@@ -393,14 +393,14 @@ impl Pool {
     }
 }
 
-/// A place for one stream on a connection that others use too.
-pub(super) struct Place {
+/// A seat for one stream on a connection that others use too.
+pub(super) struct Seat {
     opening: Opening,
     visit: Visit,
     reused: bool,
 }
 
-impl Place {
+impl Seat {
     /// Whether the connection had been used before.
     pub(super) fn is_reused(&self) -> bool {
         self.reused

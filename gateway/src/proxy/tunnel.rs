@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use super::answer::Note;
 use super::connection::{Connection, Reply};
 use super::policy::Timeouts;
-use super::pool::{Lease, Opened};
+use super::pool::{Lease, Tunnelled};
 use crate::alarm::Alarm;
 
 /// How much is read at a time.
@@ -74,9 +74,16 @@ pub(super) fn open(
     // RFC 9110 §8.6 has no length here; some instances say 0.
     head.headers.remove(CONTENT_LENGTH);
     asked.upgrade.write(&mut head.headers);
-    let (connection, opened) = lease.into_tunnel();
-    let tunnel =
-        Tunnel { client: asked.client, instance, connection, note, exchange, timeouts: *timeouts, _opened: opened };
+    let (connection, tunnelled) = lease.into_tunnel();
+    let tunnel = Tunnel {
+        client: asked.client,
+        instance,
+        connection,
+        note,
+        exchange,
+        timeouts: *timeouts,
+        _tunnelled: tunnelled,
+    };
     let over = async move { tunnel.run().await.map(|()| Bytes::new()) };
     Response::from_parts(head, Body::from_stream(stream::once(over)))
 }
@@ -88,13 +95,13 @@ struct Tunnel {
     note: Note,
     exchange: Exchange,
     timeouts: Timeouts,
-    _opened: Opened,
+    _tunnelled: Tunnelled,
 }
 
 impl Tunnel {
     /// From the moment that HTTP has given up both connections to the tunnel's end.
     async fn run(self) -> Result<(), CutShort> {
-        let Self { client, instance, mut connection, note, exchange, timeouts, _opened } = self;
+        let Self { client, instance, mut connection, note, exchange, timeouts, _tunnelled } = self;
         // Driven to its end, which is where hyper lets go of it. What is left is of no use: a queue for requests, which is
         // the largest part of a connection that rests.
         connection.settle().await;
