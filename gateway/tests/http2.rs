@@ -302,6 +302,28 @@ async fn a_drain_lets_requests_in_flight_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn a_request_that_a_drain_cuts_off_before_its_answer_is_not_the_clients_doing_either() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut older = target.connect().await;
+    older.put("GET /older HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut one = fake.accept().await;
+    let mut client = Speaker::connect(target.address).await;
+    client.put(get_frame(1, "/newer")).await;
+    let mut two = fake.accept().await;
+    one.head().await;
+    two.head().await;
+    target.server.drain();
+    target.server.cut();
+    target.server.closed().await;
+    for line in target.first_lines(2).await {
+        assert_eq!((&line["status"], &line["cause"]), (&503.into(), &"draining".into()), "{line}");
+        assert_eq!(line["tries"][0]["cause"], "draining", "{line}");
+    }
+    assert_eq!(older.rest().await, b"");
+}
+
+#[tokio::test]
 async fn an_answer_that_a_drain_cuts_off_is_not_the_clients_doing_whatever_it_speaks() {
     let fake = Fake::new().await;
     let target = Logged::before(fake.address, "").await;

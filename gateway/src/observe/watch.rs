@@ -16,12 +16,12 @@ use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response};
 
 use super::line;
 use super::numbers::Shard;
-use crate::server::AnswerBody;
+use crate::server::{AnswerBody, blame};
 
 /// A request being watched.
 ///
 /// [`until_the_end`](Watch::until_the_end) takes its answer. A watch that is dropped before that saw the client leave
-/// while it still waited: that is a 499.
+/// while it still waited, which is a 499, or [something else](blame) end it.
 #[must_use = "dropping it says that the client went away"]
 pub struct Watch {
     shard: Arc<Shard>,
@@ -102,13 +102,8 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.over {
-            self.end(Ended {
-                status: Cause::ClientClosed.status(),
-                grpc_status: None,
-                cause: Some(Cause::ClientClosed),
-                note: None,
-                bytes_out: 0,
-            });
+            let cause = blame::why();
+            self.end(Ended { status: cause.status(), grpc_status: None, cause: Some(cause), note: None, bytes_out: 0 });
         }
     }
 }

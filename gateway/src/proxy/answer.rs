@@ -26,9 +26,10 @@ use super::sharing::Visit;
 use super::trailers::{self, Listed};
 use super::upload::Upload;
 use crate::alarm::Alarm;
+use crate::server::blame;
 
 /// What is known about an attempt, noted in its exchange as it becomes known. One that is dropped before it ended was
-/// given up because the client went away.
+/// given up, mostly because the client went away.
 pub(super) struct Note {
     exchange: Exchange,
     number: u32,
@@ -94,7 +95,7 @@ impl Note {
 impl Drop for Note {
     fn drop(&mut self) {
         if !self.ended {
-            self.write_end(None, Some(Cause::ClientClosed));
+            self.write_end(None, Some(blame::why()));
         }
     }
 }

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::blame::Blamed;
 use super::deadline::{self, Phase, UntilEnd};
 use super::exit::Exit;
 use super::farewell::{part, written};
@@ -173,7 +174,8 @@ struct Requests<'a, A: Application> {
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
         let request = request.map(|body| deadline::body(body, self.body_idle));
-        let mut response = self.application.serve(request, self.peer).await;
+        let answering = self.application.serve(request, self.peer);
+        let mut response = Blamed::new(answering, || self.phase.broken()).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.switch(response));
         }

@@ -63,10 +63,15 @@ impl Phase {
         self.0.switched.load(Relaxed)
     }
 
-    /// The connection is closed for this reason. An answer that is not over by then hears of it.
+    /// The connection is closed for this reason. A request whose answer is not over by then hears of it.
     pub(super) fn break_off(&self, cause: Cause) {
         // The first reason is the true one.
         let _ = self.0.broken.set(cause);
+    }
+
+    /// Why the connection is closed, if the gateway does it.
+    pub(super) fn broken(&self) -> Option<Cause> {
+        self.0.broken.get().copied()
     }
 
     /// An answer is over once this body has ended or was dropped; one without a body, at once.
@@ -118,8 +123,8 @@ pin_project! {
     impl<B: AnswerBody> PinnedDrop for UntilEnd<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let (Some(cause), Some(body)) = (this.rest.0.0.broken.get(), this.body.as_pin_mut()) {
-                body.break_off(*cause);
+            if let (Some(cause), Some(body)) = (this.rest.0.broken(), this.body.as_pin_mut()) {
+                body.break_off(cause);
             }
         }
     }

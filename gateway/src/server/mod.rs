@@ -9,6 +9,7 @@
 //! `gatekeeper.rs` applies it.
 
 mod accept;
+pub(crate) mod blame;
 mod connection;
 mod deadline;
 mod exit;

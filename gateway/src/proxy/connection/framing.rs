@@ -19,10 +19,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::last_words::LastWords;
+use super::strict::INTERIM;
 use crate::server::strict::Chunks;
-
-/// How many interim answers may come before the answer.
-const INTERIM: u32 = 16;
 
 /// What says that a body comes in chunks. Names that differ from this are no such header for hyper either.
 const CODING: &[u8] = b"transfer-encoding:";
@@ -270,8 +268,8 @@ mod tests {
     fn interim_answers_are_looked_through_but_not_for_ever() {
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let last = "HTTP/1.1 200 OK\r\n\r\nno chunk";
-        assert_eq!(looked(&format!("{}{last}", interim.repeat(16))), Ok(true));
-        assert!(looked(&interim.repeat(17)).is_err());
+        assert_eq!(looked(&format!("{}{last}", interim.repeat(INTERIM as usize))), Ok(true));
+        assert!(looked(&interim.repeat(INTERIM as usize + 1)).is_err());
         assert!(looked(&format!("{interim}HTTP/1.1 200 OK\n\r\n")).is_err());
     }
 

@@ -19,15 +19,12 @@ use portcullis_middleware::Cause;
 use tokio::time::Instant;
 
 use super::http2::Pulse;
-use super::strict::is_clear;
+use super::strict::{INTERIM, is_clear};
 use super::{Outgoing, Reply, ReplyBody, Unanswered, settle_length};
 use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::headers::end_hop;
 use crate::proxy::upload::{Sending, Upload};
-
-/// How many interim answers an instance may give to one request.
-const INTERIM: u8 = 32;
 
 /// The head of a request as HTTP/2 has it, and its body.
 pub(super) fn translate(mut request: Outgoing, scheme: Scheme) -> Result<(Request<()>, Sending), Failure> {
@@ -59,7 +56,7 @@ pub(in crate::proxy) struct InFlight {
     upload: Upload,
     method: Method,
     reused: bool,
-    interim: u8,
+    interim: u32,
     pulse: Arc<Pulse>,
     alarm: Alarm,
 }

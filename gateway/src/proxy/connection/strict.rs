@@ -8,7 +8,7 @@
 //! | in the answer | becomes |
 //! |---|---|
 //! | a line of the head or the trailers that ends in a bare line feed, an empty line before the status line | 502, by [`framing`](super::framing) |
-//! | more than 16 interim answers (1xx) | 502, by [`framing`](super::framing) |
+//! | more than 16 interim answers (1xx) | 502, by [`framing`](super::framing), over HTTP/2 by [`stream`](super::stream) |
 //! | sizes, extensions and ends of chunks that the [gate](crate::server::strict) would refuse in a request | 502, by [`framing`](super::framing); the body is cut if its head has gone on by then |
 //! | more than 100 headers | 502 |
 //! | a status from 600 up | 502 |
@@ -21,6 +21,9 @@
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, StatusCode};
+
+/// How many interim answers an instance may give to one request.
+pub(super) const INTERIM: u32 = 16;
 
 /// hyper takes no more over HTTP/1.1, and h2 does not count them.
 const HEADERS: usize = 100;

@@ -87,7 +87,7 @@ impl Course {
         }
     }
 
-    /// The connection is closed for this reason. An answer that is not over by then hears of it.
+    /// The connection is closed for this reason. A request whose answer is not over by then hears of it.
     pub(super) fn break_off(&self, cause: Cause) {
         // The first reason is the true one.
         let _ = self.broken.set(cause);

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::body::{Checked, Outgoing};
 use super::course::{Course, Open};
+use crate::server::blame::Blamed;
 use crate::server::deadline;
 use crate::server::strict::Refusal;
 use crate::server::strict::http2::{check, join_cookies};
@@ -45,7 +46,7 @@ impl<A: Application> Streams<A> {
         let response = match check(&request, self.headers, self.request_line) {
             Ok(()) => {
                 let request = request.map(|body| deadline::body(Checked(body), self.body_idle));
-                self.application.serve(request, &self.peer).await
+                Blamed::new(self.application.serve(request, &self.peer), || open.broken()).await
             }
             Err(refusal) => self.application.refuse(&refusal, &self.peer),
         };
