@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::*;
 use support::http2::Client;
 use support::pki::{Authority, TlsClient};
-use support::speaker::{HEADERS, Speaker, get};
+use support::speaker::{END_HEADERS, END_STREAM, HEADERS, Speaker, field, frame, get};
 use support::{Wire, content_length};
 
 const MANY: usize = 100;
@@ -157,4 +157,45 @@ fn a_tunnel_that_rests_holds_less_than_12_kib() {
     let each = each(&weight, clients.len());
     println!("{each} bytes for each of {TUNNELS} tunnels");
     assert!(each <= 12 * KIB, "{each} bytes for each tunnel");
+}
+
+#[test]
+fn what_a_client_of_http_2_has_kept_in_its_header_table_is_bounded_and_gone_with_it() {
+    const REQUESTS: u32 = 400;
+    const MOST: usize = MIB;
+    let gateway = Weighed::answering();
+    // Each has its path kept, which the table counts as 38 bytes, and brings as much of other things as a read takes.
+    let asks = |number: u32| {
+        let block =
+            [&[0x82, 0x86, 0x44, 1, b'/'][..], &field(b":authority", b"a"), &field(b"x", &[b'y'; 8000])].concat();
+        frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, block)
+    };
+    let keep = |count: usize| {
+        let address = gateway.address;
+        async move {
+            let mut clients = Vec::with_capacity(count);
+            for _ in 0..count {
+                let mut client = Speaker::connect(address).await;
+                for number in 0..REQUESTS {
+                    client.put(asks(number)).await;
+                    assert_eq!(client.until(HEADERS).await.stream, 2 * number + 1);
+                }
+                clients.push(client);
+            }
+            sleep(WHILE).await;
+            clients
+        }
+    };
+    let _first = gateway.during(keep(1));
+    let (clients, weight) = gateway.during(keep(3));
+    let each = each(&weight, clients.len());
+    println!("{each} bytes for each connection that has {REQUESTS} paths kept");
+    assert!(each <= MOST, "{each} bytes for each connection");
+    let ((), weight) = gateway.during(async move {
+        drop(clients);
+        sleep(WHILE).await;
+    });
+    assert!(weight.bytes_current < 0, "{} bytes", weight.bytes_current);
+    let given_back = usize::try_from(-weight.bytes_current).unwrap();
+    assert!(given_back >= 3 * each / 10 * 9, "{given_back} of {}", 3 * each);
 }
