@@ -250,7 +250,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     /// The one used last is on top.
-    kept: Vec<Kept>,
+    kept: Vec<Box<Kept>>,
     pub(super) waiting: Line<Lease>,
 }
 
@@ -288,7 +288,8 @@ impl Pool {
     pub(super) fn begin(self: &Arc<Self>, connection: Connection, permit: Permit) -> Lease {
         self.count().create();
         let now = Instant::now();
-        self.lease(Kept { connection, opened: now, since: now, exchanges: 0, permit }, false)
+        // Boxed once, because it is handed on several times with every exchange.
+        self.lease(Box::new(Kept { connection, opened: now, since: now, exchanges: 0, permit }), false)
     }
 
     /// Takes up a new connection that is closed after one exchange.
@@ -298,13 +299,13 @@ impl Pool {
         lease
     }
 
-    fn lease(self: &Arc<Self>, mut kept: Kept, reused: bool) -> Lease {
+    fn lease(self: &Arc<Self>, mut kept: Box<Kept>, reused: bool) -> Lease {
         kept.exchanges += 1;
         Lease { kept: Some(kept), pool: self.clone(), reused, once: false }
     }
 
     /// Takes back a connection that is ready for another exchange.
-    fn keep(self: &Arc<Self>, mut kept: Kept, now: Instant) {
+    fn keep(self: &Arc<Self>, mut kept: Box<Kept>, now: Instant) {
         if self.is_old(&kept, now) {
             return self.count().close(Closed::Age);
         }
@@ -361,18 +362,18 @@ impl Pool {
         let mut from = 0;
         loop {
             let mut reasons = Vec::new();
-            let closing: Vec<Kept> = {
+            let closing: Vec<Box<Kept>> = {
                 let idle = &mut self.idle().kept;
                 let to = idle.len().min(from + PORTION);
                 if from >= to {
                     return;
                 }
-                let is_useless = |kept: &mut Kept| {
+                let is_useless = |kept: &mut Box<Kept>| {
                     let reason = self.reason_to_close(kept, now);
                     reasons.extend(reason);
                     reason.is_some()
                 };
-                let closing: Vec<Kept> = idle.extract_if(from..to, is_useless).collect();
+                let closing: Vec<Box<Kept>> = idle.extract_if(from..to, is_useless).collect();
                 from = to - closing.len();
                 closing
             };
@@ -428,7 +429,7 @@ const IN_USE: &str = "a lease has its connection until it is consumed";
 /// A connection in use. It is closed when dropped: only [`Lease::release`] gives it back.
 #[derive(Debug)]
 pub(super) struct Lease {
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
     pool: Arc<Pool>,
     reused: bool,
     /// Whether it is closed after this use.
@@ -443,7 +444,7 @@ impl Lease {
 
     /// The connection goes on as a tunnel, and is never given back.
     pub(super) fn into_tunnel(mut self) -> (Connection, Tunnelled) {
-        let Kept { connection, permit, .. } = self.kept.take().expect(IN_USE);
+        let Kept { connection, permit, .. } = *self.kept.take().expect(IN_USE);
         self.pool.count().begin_tunnel();
         (connection, Tunnelled { pool: self.pool.clone(), _permit: permit })
     }
@@ -454,7 +455,7 @@ impl Lease {
     }
 
     /// The connection, if nothing was done with it.
-    fn unused(mut self) -> Option<Kept> {
+    fn unused(mut self) -> Option<Box<Kept>> {
         let mut kept = self.kept.take()?;
         kept.exchanges -= 1;
         Some(kept)
