@@ -26,6 +26,7 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/proxy/connection/stream.rs",
     "gateway/src/proxy/tunnel.rs",
     "gateway/src/proxy/upload.rs",
+    "gateway/src/server/blame.rs",
     "gateway/src/server/deadline.rs",
     "gateway/src/server/gatekeeper.rs",
     "gateway/src/server/http2/body.rs",
