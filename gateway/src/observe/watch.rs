@@ -21,7 +21,7 @@ use crate::server::{AnswerBody, blame};
 /// A request being watched.
 ///
 /// [`until_the_end`](Watch::until_the_end) takes its answer. A watch that is dropped before that saw the client leave
-/// while it still waited, which is a 499, or [something else](blame) end it.
+/// while it still waited, which is a 499, or something else end it (`server/blame.rs`).
 #[must_use = "dropping it says that the client went away"]
 pub struct Watch {
     shard: Arc<Shard>,

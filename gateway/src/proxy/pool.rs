@@ -250,6 +250,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     /// The one used last is on top.
+    #[expect(clippy::vec_box, reason = "whoever uses one gets its box")]
     kept: Vec<Box<Kept>>,
     pub(super) waiting: Line<Lease>,
 }
