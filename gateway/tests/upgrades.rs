@@ -290,6 +290,27 @@ async fn a_tunnel_that_rests_too_long_is_closed_and_one_that_moves_is_not() {
 }
 
 #[tokio::test]
+async fn an_end_may_be_answered_however_long_a_tunnel_was_silent_before() {
+    let instance = Fake::new().await;
+    let settings = "timeouts = { tunnel = \"5s\", idle = \"500ms\" }";
+    let gateway = Logged::with(&route(&instance, "", settings)).await;
+    for client_ends in [true, false] {
+        let mut client = gateway.connect().await;
+        let mut wire = tunnel(&mut client, &instance).await;
+        sleep(Duration::from_millis(700)).await;
+        let (ends, answers) = if client_ends { (&mut client, &mut wire) } else { (&mut wire, &mut client) };
+        ends.shut_down().await;
+        assert_eq!(answers.rest().await, b"");
+        sleep(Duration::from_millis(100)).await;
+        answers.put("goodbye").await;
+        answers.shut_down().await;
+        assert_eq!(ends.rest().await, b"goodbye");
+    }
+    let lines = gateway.first_lines(2).await;
+    assert!(lines.iter().all(|line| line.get("cause").is_none()), "{lines:?}");
+}
+
+#[tokio::test]
 async fn whoever_breaks_off_breaks_the_other_end_at_once() {
     let instance = Fake::new().await;
     let gateway = Logged::before(instance.address, "").await;

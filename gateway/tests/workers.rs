@@ -117,6 +117,10 @@ async fn the_limit_of_an_address_holds_over_all_workers_and_any_of_them_makes_ro
         assert!(client.head().await.starts_with("HTTP/1.1 200"));
     }
     assert_eq!(gateway.connections().await.iter().sum::<usize>(), 6);
+    let (_, metrics) = client::send(gateway.admin, "GET", "/metrics", &[], String::new()).await.unwrap();
+    let reached = format!("portcullis_connection_limit_reached_total{{address=\"{}\"}} ", gateway.address);
+    let reached = metrics.lines().find_map(|line| line.strip_prefix(&reached)).expect("the limit is told of");
+    assert_ne!(reached, "0");
     // One after the other leaves, each from another worker, and the next that waits comes in.
     for index in 0..6 {
         clients.remove(0);

@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use portcullis_config::Protocol;
 use portcullis_middleware::{Cause, Exchange, Rejection};
 use tokio::time::{Instant, timeout};
@@ -171,7 +171,13 @@ impl Message {
         let keep = self.repeats && !turn.is_last;
         let reply = pin!(lease.connection().send(self.request(keep)));
         match self.wait(Alone { connection: lease.connection(), reply }, clocks).await {
-            Ok(response) => Ok((response, Carrier::Reader(lease))),
+            Ok(mut response) => {
+                // hyper goes on in the version of the answer, in which a body without a length would be lost.
+                if mem::replace(response.version_mut(), Version::HTTP_11) == Version::HTTP_10 {
+                    lease.use_once();
+                }
+                Ok((response, Carrier::Reader(lease)))
+            }
             Err(Unanswered { failure, unsent }) => {
                 if let Some(unsent) = unsent {
                     self.headers = unsent;

@@ -296,7 +296,7 @@ impl Pool {
     /// Takes up a new connection that is closed after one exchange.
     pub(super) fn begin_once(self: &Arc<Self>, connection: Connection, permit: Permit) -> Lease {
         let mut lease = self.begin(connection, permit);
-        lease.once = true;
+        lease.use_once();
         lease
     }
 
@@ -441,6 +441,11 @@ impl Lease {
     /// Whether the connection had been used before.
     pub(super) fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// The connection is closed after this use.
+    pub(super) fn use_once(&mut self) {
+        self.once = true;
     }
 
     /// The connection goes on as a tunnel, and is never given back.

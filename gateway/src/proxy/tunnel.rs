@@ -120,7 +120,7 @@ impl Tunnel {
 async fn join(client: Upgraded, instance: Upgraded, exchange: &Exchange, timeouts: &Timeouts) -> Result<(), Cause> {
     let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
     let (mut up, mut down) = (Flow::default(), Flow::default());
-    let (mut moved, mut alarm) = (Instant::now(), Alarm::default());
+    let (mut moved, mut one_sided, mut alarm) = (Instant::now(), false, Alarm::default());
     poll_fn(|context| {
         let sent = up.pass(Pin::new(&mut client), Pin::new(&mut instance), context).map_err(|_| Cause::ClientClosed)?;
         let came =
@@ -136,8 +136,11 @@ async fn join(client: Upgraded, instance: Upgraded, exchange: &Exchange, timeout
             exchange.note_received(sent);
             exchange.note_sent(came);
         }
-        // One side alone has less time: the other may have left for good.
-        let limit = match up.is_over() || down.is_over() {
+        // One side alone has less time, from then on: the other may have left for good.
+        if !one_sided && (up.is_over() || down.is_over()) {
+            (one_sided, moved) = (true, Instant::now());
+        }
+        let limit = match one_sided {
             true => timeouts.idle.into_iter().chain(timeouts.tunnel).min(),
             false => timeouts.tunnel,
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_middleware::client::Source;
+use portcullis_middleware::metrics::{self, Counter};
 use tracing::{debug, warn};
 
 use super::places::Place;
@@ -18,7 +19,13 @@ use crate::workers::Crew;
 pub(crate) fn open<A: Application>(socket: Socket, crew: Arc<Crew>, applications: Vec<Arc<A>>) -> Handle {
     let Socket { address, ears, file } = socket;
     let server = Handle::new(address);
-    let post = Arc::new(Post { applications, crew, server, file, complaints: Lines::every(10, 1) });
+    let full = metrics::counter(
+        "connection_limit_reached_total",
+        "Times that an address had as many connections as limits.connections allows, and others had to wait.",
+        &[("address", &server.address.to_string())],
+    );
+    let (complaints, complaints_of_full) = (Lines::every(10, 1), Lines::every(10, 1));
+    let post = Arc::new(Post { applications, crew, server, file, complaints, full, complaints_of_full });
     for (worker, ear) in ears.into_iter().enumerate() {
         let (alarm, post) = (post.crew.alarm(worker), post.clone());
         post.clone().spawn(worker, async move {
@@ -39,6 +46,9 @@ struct Post<A> {
     /// What is said when connections cannot be accepted. Where descriptors are short it fails and works by turns, as each
     /// that becomes free is taken at once.
     complaints: Lines,
+    /// How often all places were taken.
+    full: Arc<Counter>,
+    complaints_of_full: Lines,
 }
 
 impl<A: Application> Post<A> {
@@ -53,11 +63,14 @@ impl<A: Application> Post<A> {
             };
             match accepted {
                 // Whoever comes when all places are taken waits in the kernel's queue.
-                None => tokio::select! {
-                    biased;
-                    () = stop.told() => break,
-                    () = places.free() => {}
-                },
+                None => {
+                    self.note_full(worker);
+                    tokio::select! {
+                        biased;
+                        () = stop.told() => break,
+                        () = places.free() => {}
+                    }
+                }
                 Some((place, Ok(arrived))) => {
                     self.serve(worker, arrived, place);
                 }
@@ -82,6 +95,15 @@ impl<A: Application> Post<A> {
         while let Some(place) = places.take(self.limit(worker)) {
             let Some(arrived) = ear.waiting().await else { return };
             self.serve(worker, arrived, place);
+        }
+    }
+
+    /// Whoever connects now is held up, and would like to be told why. We are the only ones to know.
+    fn note_full(&self, worker: usize) {
+        self.full.increment();
+        if self.complaints_of_full.one_more() {
+            let (address, connections) = (&self.server.address, self.limit(worker));
+            warn!(%address, connections, "as many connections are open as `limits.connections` allows; others wait until one closes");
         }
     }
 

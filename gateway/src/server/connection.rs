@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -173,13 +174,18 @@ struct Requests<'a, A: Application> {
 
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
+        let is_old = request.version() == Version::HTTP_10;
         let request = request.map(|body| deadline::body(body, self.body_idle));
         let answering = self.application.serve(request, self.peer);
         let mut response = Blamed::new(answering, || self.phase.broken()).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.switch(response));
         }
-        if self.stop.is_told() {
+        // In HTTP/1.0 a body without a length ends with its connection, and hyper would promise to keep that one unless the
+        // answer is of that version too.
+        if is_old && (self.stop.is_told() || response.body().size_hint().exact().is_none()) {
+            *response.version_mut() = Version::HTTP_10;
+        } else if self.stop.is_told() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| self.phase.until_the_answer_ends(Some(body))))

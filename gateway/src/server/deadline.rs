@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tower::BoxError;
 
 use super::AnswerBody;
+use super::late::Late;
 
 /// How far the answers on a connection are. All of it is written and read by the connection's own task.
 #[derive(Clone)]
@@ -76,7 +77,7 @@ impl Phase {
 
     /// An answer is over once this body has ended or was dropped; one without a body, at once.
     pub(super) fn until_the_answer_ends<B: AnswerBody>(&self, body: Option<B>) -> UntilEnd<B> {
-        UntilEnd { body, rest: Rest(self.clone()) }
+        UntilEnd { body, late: Late::default(), rest: Rest(self.clone()) }
     }
 
     /// How many answers are over.
@@ -117,6 +118,7 @@ pin_project! {
     pub(super) struct UntilEnd<B: AnswerBody> {
         #[pin]
         body: Option<B>,
+        late: Late<B::Error>,
         rest: Rest,
     }
 
@@ -135,8 +137,9 @@ impl<B: AnswerBody> HttpBody for UntilEnd<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        match self.project().body.as_pin_mut() {
-            Some(body) => body.poll_frame(context),
+        let this = self.project();
+        match this.body.as_pin_mut() {
+            Some(body) => this.late.pass(context, |context| body.poll_frame(context)),
             None => Poll::Ready(None),
         }
     }

@@ -17,6 +17,7 @@ mod farewell;
 mod gatekeeper;
 mod handshake;
 mod http2;
+mod late;
 mod places;
 mod preamble;
 mod rest;

@@ -16,6 +16,12 @@ use super::socket_file::{self, SocketFile};
 use super::stream::Stream;
 use crate::unavailable::{self, Unavailable};
 
+/// How much of an answer the kernel keeps for a client beyond what is on its way, in bytes. With as much as it likes, 4 MiB, it
+/// says that there is room again only when a third of that has gone; a client that takes 30 KB a second would look for
+/// most of a minute as if it took nothing.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
 /// A connection and both its ends, or what was wrong.
 pub(super) type Accepted = io::Result<Arrived>;
 
@@ -130,6 +136,9 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     // Answers are written whole; waiting for more to fill a segment would only delay them. Connections inherit it.
     socket.set_tcp_nodelay(true)?;
+    // Inherited as well.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }

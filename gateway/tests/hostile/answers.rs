@@ -1,7 +1,7 @@
 //! Instances that answer what is no answer, or what could be read as two.
 
 use super::support::frames::Raw;
-use super::support::speaker::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block};
+use super::support::speaker::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Speaker, block, get};
 use super::*;
 
 /// An instance that answers `/bad/3` with the fourth of these, and everything else with what was asked for. It leaves connections
@@ -410,4 +410,83 @@ async fn an_instance_of_http_2_with_too_many_headers_is_a_502() {
     }
     let causes: Vec<_> = target.first_lines(3).await.iter().map(|line| line["cause"].clone()).collect();
     assert_eq!(causes, [Value::Null, "bad_upstream_response".into(), "bad_upstream_response".into()]);
+}
+
+#[tokio::test]
+async fn after_an_answer_in_http_1_0_the_next_request_loses_nothing_of_its_body() {
+    let fake = Fake::new().await;
+    let target = before(fake.address).await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut first = fake.accept().await;
+    first.answer("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello").await;
+    client.head().await;
+    client.take(5).await;
+    client.put("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nABCDE\r\n0\r\n\r\n").await;
+    let mut next = fake.accept().await;
+    let head = next.head().await;
+    assert!(head.starts_with("PUT / HTTP/1.1\r\n"), "{head}");
+    assert!(next.take_until("0\r\n\r\n").await.contains("ABCDE"));
+    assert_eq!(first.rest().await, b"", "it is not used again");
+}
+
+#[tokio::test]
+async fn what_an_instance_said_before_it_broke_off_reaches_the_client() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (answer, body) in [
+        (format!("{chunked}3\r\nabc\r\n"), "3\r\nabc\r\n"),
+        (format!("{chunked}3\r\nabc\r\n0\r\nX Sum: 9\r\n\r\n"), "3\r\nabc\r\n"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc".to_owned(), "abc"),
+    ] {
+        for _ in 0..10 {
+            let fake = Fake::new().await;
+            let target = before(fake.address).await;
+            // Who gets not a byte takes the connection for one that had gone stale, and asks again.
+            let mut older = target.connect().await;
+            older.put("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").await;
+            let mut wire = fake.accept().await;
+            wire.head().await;
+            wire.take(1).await;
+            wire.put(&answer).await;
+            drop(wire);
+            let head = older.head().await;
+            assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+            assert_eq!(String::from_utf8(older.rest().await).unwrap(), body, "{answer}");
+
+            let mut newer = Speaker::connect(target.address).await;
+            newer.put(get(1, "/")).await;
+            let mut wire = fake.accept().await;
+            wire.head().await;
+            wire.put(&answer).await;
+            drop(wire);
+            let head = newer.until(HEADERS).await;
+            assert_eq!(head.flags & END_STREAM, 0);
+            assert_eq!(newer.until(DATA).await.payload, b"abc", "{answer}");
+            newer.until(RST_STREAM).await;
+            let lines = target.first_lines(2).await;
+            assert!(
+                lines.iter().all(|line| (&line["status"], &line["bytes_out"]) == (&200.into(), &3.into())),
+                "{lines:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_promised_a_connection_that_ends_with_the_answer() {
+    let fake = Fake::new().await;
+    let target = before(fake.address).await;
+    for (answer, keeps) in [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", None),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Some("keep-alive")),
+    ] {
+        let mut client = target.connect().await;
+        client.put("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+        let mut wire = fake.accept().await;
+        wire.answer(answer).await;
+        drop(wire);
+        let head = client.head().await;
+        assert_eq!(header(&head, "connection"), keeps, "{head}");
+        assert_eq!(client.take(2).await, b"ok");
+    }
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
 use super::support::pki::Authority;
 use super::*;
@@ -271,4 +271,30 @@ async fn no_other_version_begins_in_the_middle_of_a_connection() {
     client.put("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     assert_eq!(refused(&mut client).await.0, 505);
     assert_eq!(witness.heads().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_and_never_rests_is_no_client_that_does_not_read() {
+    const STEP: usize = 100_000;
+    let instance = Fake::new().await;
+    let target = Logged::before(instance.address, "timeouts = { body_idle = \"500ms\" }").await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tokio::spawn(async move {
+        let mut wire = instance.accept().await;
+        wire.head().await;
+        let _ = wire.try_put(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 << 20)).await;
+        while wire.try_put(vec![b'x'; 1 << 20]).await.is_ok() {}
+    });
+    client.head().await;
+    // A megabyte a second, and more of them than the kernel would keep for it: 4 MiB, of which it would have to take a third
+    // before the kernel has room again.
+    for step in 0..60 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(client.try_take(STEP).await.is_some(), "cut after {step} steps");
+    }
+    // Who rests is cut.
+    sleep(Duration::from_secs(2)).await;
+    let line = target.line().await;
+    assert_eq!(line["cause"], "idle_timeout", "{line}");
 }

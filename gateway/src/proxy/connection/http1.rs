@@ -237,7 +237,6 @@ fn frame(request: &mut Outgoing) {
 /// Refuses answers that two readers could understand in two ways.
 fn check(response: &mut Response<Incoming>) -> Result<(), Failure> {
     let bad = Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse);
-    *response.version_mut() = Version::HTTP_11;
     let status = response.status();
     if strict::is_clear(status, response.headers_mut()) { Ok(()) } else { Err(bad) }
 }

@@ -13,6 +13,7 @@ use tower::BoxError;
 use super::course::Open;
 use super::pace;
 use crate::server::AnswerBody;
+use crate::server::late::Late;
 use crate::server::strict::Fault;
 use crate::server::strict::Refusal;
 use crate::server::strict::http2::check_trailers;
@@ -75,6 +76,7 @@ pin_project! {
         #[pin]
         body: B,
         rest: Bytes,
+        late: Late<B::Error>,
         bodiless: bool,
         open: Open,
     }
@@ -92,7 +94,7 @@ pin_project! {
 impl<B: AnswerBody> Outgoing<B> {
     /// `bodiless`: the answer has none, whatever this says. Over HTTP/1.1 hyper sees to that by itself.
     pub(super) fn new(body: B, bodiless: bool, open: Open) -> Self {
-        Self { body, rest: Bytes::new(), bodiless, open }
+        Self { body, rest: Bytes::new(), late: Late::default(), bodiless, open }
     }
 }
 
@@ -109,7 +111,7 @@ impl<B: AnswerBody> HttpBody for Outgoing<B> {
         pace::taken();
         let mut data = std::mem::take(this.rest);
         if data.is_empty() {
-            data = match ready!(this.body.poll_frame(context)) {
+            data = match ready!(this.late.pass(context, |context| this.body.poll_frame(context))) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => data,
                     Err(other) => return Poll::Ready(Some(Ok(other))),

@@ -115,6 +115,12 @@ impl Chunks {
         let value = u64::from((digit as char).to_digit(16).expect("a hexadecimal digit"));
         if self.at == At::Begin {
             self.left = 0;
+        } else if self.left == 0 {
+            // Zeros before a size say as little as extensions do.
+            self.extensions += 1;
+            if self.extensions > EXTENSIONS {
+                return Err(Fault::ChunkSize);
+            }
         }
         // As for lengths: what does not fit into a signed number is negative for somebody.
         if self.left >> 59 != 0 {

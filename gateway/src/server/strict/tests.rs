@@ -261,6 +261,7 @@ fn chunks_are_what_they_say_or_are_refused() {
         ("1\r\r\n", Fault::ChunkSize),
         ("FFFFFFFFFFFFFFFF1\r\n", Fault::ChunkSize),
         ("8000000000000000\r\n", Fault::ChunkSize),
+        (&"0".repeat(1100), Fault::ChunkSize),
         ("1;\r\n", Fault::ChunkExtension),
         ("1; a\r\n", Fault::ChunkExtension),
         ("1;a=\r\n", Fault::ChunkExtension),
