@@ -258,6 +258,6 @@ mod tests {
     async fn nobody_is_taken_for_somebody() {
         assert_eq!(status("a", "/inside", Some("127.0.0.1:1")).await, (200, None));
         assert_eq!(status("a", "/inside", Some("192.0.2.1:1")).await, (403, Some(Cause::IpNotAllowed)));
-        assert_eq!(status("a", "/inside", None).await, (500, Some(Cause::Internal)));
+        assert_eq!(status("a", "/inside", None).await, (403, Some(Cause::IpNotAllowed)));
     }
 }

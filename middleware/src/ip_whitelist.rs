@@ -12,8 +12,9 @@
 //! ```
 //!
 //! Anyone else gets `403` with the cause `ip_not_allowed`. The address judged is [`Client::ip`](crate::Client::ip), so `trusted_proxies`
-//! decides who may speak for whom. A client whose address cannot be told is refused; in report mode, which changes
-//! nothing for anybody, it passes and is reported.
+//! decides who may speak for whom. A client without an address (on a unix socket, or relayed by a load balancer that cannot
+//! name it) is on no list, so it is refused like any other; in report mode, which changes nothing for anybody, it passes and
+//! is reported.
 //!
 //! Nothing is added to the request. The log says which client came, how its address was found and which entry decided;
 //! a refusal carries the same as its note, for the access log. A refusal's own line is `debug`: hostile clients come in
@@ -31,8 +32,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use http::StatusCode;
 use ipnet::IpNet;
+use tracing::field::display;
 use tracing::{debug, info, trace, warn};
 
+use crate::Client;
 use crate::follow::Follow;
 use crate::ip_set::IpSet;
 use crate::metrics::{self, Counter};
@@ -175,9 +178,8 @@ struct Gate {
 impl Guard for Gate {
     fn check(&self, request: &mut Request) -> Result<(), Rejection> {
         let exchange = Exchange::of(request);
-        let client = match exchange.client() {
-            Ok(client) => client,
-            Err(unknown) => return self.refuse(&exchange, unknown, "unknown", "peer", &"its address cannot be told"),
+        let Ok(client) = exchange.client() else {
+            return self.refuse(&exchange, None, &"the client has no address");
         };
         let rules = self.lists.rules.load();
         match rules.judge(client.ip) {
@@ -185,37 +187,33 @@ impl Guard for Gate {
                 trace!(middleware = %self.name, client = %client.ip, origin = %client.origin, entry = %entry, "allowed a client");
                 Ok(())
             }
-            Err(entry) => {
-                let rejection = Rejection::new(Cause::IpNotAllowed).status(self.status);
-                self.refuse(&exchange, rejection, client.ip, client.origin, &entry)
-            }
+            Err(entry) => self.refuse(&exchange, Some(client), &entry),
         }
     }
 }
 
 impl Gate {
-    fn refuse(
-        &self,
-        exchange: &Exchange,
-        rejection: Rejection,
-        client: impl fmt::Display,
-        origin: impl fmt::Display,
-        entry: &dyn fmt::Display,
-    ) -> Result<(), Rejection> {
+    /// Refuses a client for the entry that decided, or for the reason that there is none.
+    fn refuse(&self, exchange: &Exchange, client: Option<&Client>, entry: &dyn fmt::Display) -> Result<(), Rejection> {
         let counts = !exchange.is_rehearsal();
+        let (ip, origin) = (client.map(|client| display(client.ip)), client.map(|client| display(client.origin)));
         if counts {
             self.refused.increment();
         }
         match self.mode {
             Mode::Enforce => {
                 if counts {
-                    debug!(middleware = %self.name, %client, %origin, %entry, "refused a client");
+                    debug!(middleware = %self.name, client = ip, origin, %entry, "refused a client");
                 }
-                Err(rejection.note(format!("{}: client {client} ({origin}), {entry}", self.name)))
+                let note = match client {
+                    Some(client) => format!("{}: client {} ({}), {entry}", self.name, client.ip, client.origin),
+                    None => format!("{}: {entry}", self.name),
+                };
+                Err(Rejection::new(Cause::IpNotAllowed).status(self.status).note(note))
             }
             Mode::Report => {
                 if counts {
-                    info!(middleware = %self.name, %client, %origin, %entry, "would refuse a client");
+                    info!(middleware = %self.name, client = ip, origin, %entry, "would refuse a client");
                 }
                 Ok(())
             }
@@ -496,10 +494,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_client_is_refused() {
-        for toml in [r#"allow = ["0.0.0.0/0", "::/0"]"#, r#"deny = ["10.0.0.0/8"]"#] {
+    async fn a_client_without_an_address_is_refused_like_any_other() {
+        // It was a 500, as if the gateway had failed.
+        for (toml, status) in [
+            (r#"allow = ["0.0.0.0/0", "::/0"]"#, 403),
+            (r#"deny = ["10.0.0.0/8"]"#, 403),
+            ("deny = [\"10.0.0.0/8\"]\nstatus = 404", 404),
+        ] {
             let app = chain::<IpWhitelist>(toml).from_client(None);
-            app.get("/").await.expect_status(500).expect_cause(Cause::Internal);
+            let started = app.start(testing::request("GET", "/")).await;
+            let note = Rejection::of(&started.response).and_then(Rejection::noted).expect("a note");
+            assert_eq!(note, "ip_whitelist: the client has no address");
+            started.read().await.expect_status(status).expect_cause(Cause::IpNotAllowed);
             assert!(app.seen().is_empty());
         }
     }
