@@ -1,13 +1,19 @@
 //! Follows files: tells when the content of one has changed.
 //!
-//! Editors rename, Kubernetes swaps a symlink, network mounts send no events at all. So the *directory* is watched, any
-//! event in it is only a hint, a slow poll stands beside the hints, and what counts is whether the content differs.
+//! Editors rename, Kubernetes swaps a symlink, network mounts send no events at all. So the *directory* is watched, an
+//! event in it is only a hint if it is about one of the [names](links) by which a file is reached, a slow poll stands beside
+//! the hints, and what counts is whether the content differs.
+
+mod links;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -51,6 +57,8 @@ impl Follow {
 /// Files that are followed together: with one watcher, however many they are.
 pub struct FollowAll {
     files: Vec<Followed>,
+    /// What events are to be about. Links come and go, so they are looked at again before the files are.
+    names: Arc<ArcSwap<BTreeSet<OsString>>>,
     /// The file that is looked at next, of a round that has begun.
     next: usize,
     /// When the files are to be looked at, if something hints at a change.
@@ -82,8 +90,10 @@ impl FollowAll {
     fn start(files: Vec<Followed>) -> Self {
         // One hint says as much as many.
         let (hint, hints) = mpsc::channel(1);
+        let names = Arc::new(ArcSwap::from_pointee(links::names(files.iter().map(|file| &*file.path))));
+        let watched = names.clone();
         let watcher = notify::recommended_watcher(move |event| {
-            if may_be_a_change(&event) {
+            if may_be_a_change(&event, &watched.load()) {
                 let _ = hint.try_send(());
             }
         })
@@ -100,7 +110,8 @@ impl FollowAll {
         .ok();
         let mut poll = interval_at(Instant::now() + POLL, POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { files, next: 0, look: None, poll, hints: watcher.is_some().then_some(hints), _watcher: watcher }
+        let hints = watcher.is_some().then_some(hints);
+        Self { files, names, next: 0, look: None, poll, hints, _watcher: watcher }
     }
 
     /// Waits until the content of a file differs from what was last seen of it, and returns both. A file that is gone is
@@ -111,6 +122,8 @@ impl FollowAll {
         loop {
             if self.next == 0 {
                 self.wait_for_a_hint().await;
+                // Before the files: what is written through a link from here on is a hint.
+                self.look_at_the_links().await;
             }
             while let Some(file) = self.files.get_mut(self.next) {
                 let content = tokio::fs::read(&file.path).await;
@@ -120,6 +133,17 @@ impl FollowAll {
                 }
             }
             (self.next, self.look) = (0, None);
+        }
+    }
+
+    async fn look_at_the_links(&self) {
+        let paths: Vec<_> = self.files.iter().map(|file| file.path.clone()).collect();
+        let names = tokio::task::spawn_blocking(move || links::names(paths.iter().map(|path| &**path))).await;
+        // There is none when the runtime ends.
+        if let Ok(names) = names
+            && names != **self.names.load()
+        {
+            self.names.store(Arc::new(names));
         }
     }
 
@@ -164,12 +188,15 @@ impl Followed {
     }
 }
 
-/// Whether an event may mean that something was written. An error may: events were lost.
-fn may_be_a_change(event: &notify::Result<Event>) -> bool {
-    match event {
+/// Whether an event may mean that something was written by one of these names. An error may, and an event about nothing in
+/// particular: others were lost.
+fn may_be_a_change(event: &notify::Result<Event>, names: &BTreeSet<OsString>) -> bool {
+    let Ok(Event { kind, paths, .. }) = event else { return true };
+    match kind {
         // Looking at the file opens it. If that were a hint, every look would lead to the next one, for ever.
-        Ok(Event { kind: EventKind::Access(access), .. }) => *access == AccessKind::Close(AccessMode::Write),
-        _ => true,
+        EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write) => false,
+        // A log in the same directory is written to with every request.
+        _ => paths.is_empty() || paths.iter().any(|path| path.file_name().is_none_or(|name| names.contains(name))),
     }
 }
 
@@ -189,6 +216,7 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -232,10 +260,10 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         fs::write(at("one"), "1").expect("written");
         fs::write(at("two"), "2").expect("written");
-        std::os::unix::fs::symlink(at("one"), at("list")).expect("linked");
+        symlink(at("one"), at("list")).expect("linked");
         let mut follow = Follow::new(&at("list"));
 
-        std::os::unix::fs::symlink(at("two"), at("next")).expect("linked");
+        symlink(at("two"), at("next")).expect("linked");
         fs::rename(at("next"), at("list")).expect("renamed");
         assert_eq!(follow.changed().await, b"2");
 
@@ -271,6 +299,7 @@ mod tests {
         let (sender, mut events) = mpsc::unbounded_channel();
         let mut watcher = notify::recommended_watcher(move |event| drop(sender.send(event))).expect("a watcher");
         watcher.watch(directory.path(), RecursiveMode::NonRecursive).expect("watched");
+        let names = links::names([&*path, Path::new("end")]);
         fs::read(&path).expect("read");
         fs::write(directory.path().join("end"), "").expect("written");
         let mut hints = Vec::new();
@@ -278,12 +307,88 @@ mod tests {
             let event = events.recv().await.expect("an event");
             let at_the_end = event.as_ref().is_ok_and(|event| event.paths.iter().any(|path| path.ends_with("end")));
             if at_the_end {
-                assert!(may_be_a_change(&event), "{event:?}");
+                assert!(may_be_a_change(&event, &names), "{event:?}");
                 break;
             }
-            hints.extend(may_be_a_change(&event).then_some(event));
+            hints.extend(may_be_a_change(&event, &names).then_some(event));
         }
         assert!(hints.is_empty(), "{hints:?}");
+    }
+
+    /// Whether something hints at a change before it would be looked for anyway.
+    async fn is_hinted_at(follow: &mut Follow) -> bool {
+        let hinted = tokio::time::timeout(SETTLE * 5, follow.0.wait_for_a_hint()).await.is_ok();
+        follow.0.look = None;
+        hinted
+    }
+
+    #[tokio::test]
+    async fn what_is_written_beside_the_file_is_no_hint() {
+        // An access log in the configuration's directory had all of it read ten times a second.
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("list"), "old").expect("written");
+        let mut follow = Follow::new(&at("list"));
+        fs::write(at("access.log"), "a line").expect("written");
+        fs::rename(at("access.log"), at("access.log.1")).expect("renamed");
+        fs::remove_file(at("access.log.1")).expect("removed");
+        assert!(!is_hinted_at(&mut follow).await);
+        fs::write(at("list"), "new").expect("written");
+        assert!(is_hinted_at(&mut follow).await);
+    }
+
+    #[tokio::test]
+    async fn a_mounted_volume_that_is_swapped_is_hinted_at_every_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let put = |version: &str| {
+            fs::create_dir(at(version)).expect("made");
+            fs::write(at(version).join("list"), version).expect("written");
+            symlink(version, at("..data_tmp")).expect("linked");
+            fs::rename(at("..data_tmp"), at("..data")).expect("renamed");
+        };
+        put("..1");
+        symlink("..data/list", at("list")).expect("linked");
+        let mut follow = Follow::new(&at("list"));
+        for version in ["..2", "..3"] {
+            put(version);
+            let changed = tokio::time::timeout(SETTLE * 20, follow.changed()).await;
+            assert_eq!(changed.expect("it is hinted at"), version.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_link_leads_to_is_hinted_at_also_after_the_link_was_changed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("one"), "1").expect("written");
+        fs::write(at("two"), "2").expect("written");
+        symlink("one", at("list")).expect("linked");
+        let mut follow = Follow::new(&at("list"));
+        fs::write(at("one"), "changed").expect("written");
+        assert!(is_hinted_at(&mut follow).await);
+        symlink("two", at("next")).expect("linked");
+        fs::rename(at("next"), at("list")).expect("renamed");
+        assert_eq!(follow.changed().await, b"2");
+        while is_hinted_at(&mut follow).await {}
+        fs::write(at("two"), "changed, too").expect("written");
+        assert!(is_hinted_at(&mut follow).await);
+    }
+
+    #[tokio::test]
+    async fn a_relative_path_is_hinted_at() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let here = std::env::current_dir().expect("a directory");
+        let up = here.components().skip(1).map(|_| "..").collect::<PathBuf>();
+        let path = up.join(directory.path().strip_prefix("/").expect("it is absolute")).join("list");
+        fs::write(&path, "old").expect("written");
+        let mut follow = Follow::new(&path);
+        let mut temporary = path.clone();
+        temporary.set_extension("swp");
+        fs::write(&temporary, "new").expect("written");
+        assert!(!is_hinted_at(&mut follow).await);
+        fs::rename(&temporary, &path).expect("renamed");
+        assert!(is_hinted_at(&mut follow).await);
     }
 
     #[tokio::test(start_paused = true)]
