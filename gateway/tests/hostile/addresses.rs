@@ -10,13 +10,17 @@ const STRANGER: &str = "127.0.0.1";
 const PROXY: &str = "127.0.0.2";
 
 async fn guarded(instance: SocketAddr, forwarding: &str) -> Logged {
+    guarded_behind(&[PROXY], instance, forwarding).await
+}
+
+async fn guarded_behind(proxies: &[&str], instance: SocketAddr, forwarding: &str) -> Logged {
     let text = format!(
         "forwarding = \"{forwarding}\"\n[middleware.office]\ntype = \"ip_whitelist\"\nallow = [\"192.0.2.0/24\"]\n\
          [service.orders]\ninstances = [\"{instance}\"]\n\
          [[route]]\nmatch = {{ path = {{ prefix = \"/in\" }} }}\nchain = [\"office\"]\nservice = \"orders\"\n\
          [[route]]\nmatch = {{ path = {{ prefix = \"/out\" }} }}\nservice = \"orders\"\n"
     );
-    Logged::trusting(&[PROXY], &text).await
+    Logged::trusting(proxies, &text).await
 }
 
 /// The answer's status to a request from this address with these header lines.
@@ -243,5 +247,23 @@ async fn what_the_proxy_says_is_added_to_and_cannot_be_had_removed() {
             ],
             "{named}"
         );
+    }
+}
+
+#[tokio::test]
+async fn whom_a_chain_of_proxies_names_on_the_way_stays_in_the_list_that_was_read() {
+    let witness = Witness::new().await;
+    let target = guarded_behind(&[PROXY, "10.0.0.1"], witness.address, "both").await;
+    let (list, elements) = ("192.0.2.1, 10.0.0.1", "for=192.0.2.1, for=10.0.0.1");
+    let own = "for=127.0.0.2;host=\"shop.example\";proto=http";
+    for (lines, x, rfc7239) in [
+        // Whoever is between the client and the last proxy is not written anew.
+        (format!("X-Forwarded-For: {list}\r\n"), format!("{list}, 127.0.0.2"), format!("for=192.0.2.1, {own}")),
+        (format!("Forwarded: {elements}\r\n"), "192.0.2.1, 127.0.0.2".to_owned(), format!("{elements}, {own}")),
+    ] {
+        assert_eq!(ask(&target, PROXY, "/in", &lines).await, 200, "{lines}");
+        let head = witness.heads().pop().unwrap();
+        assert_eq!(header(&head, "x-forwarded-for"), Some(&*x), "{lines}");
+        assert_eq!(header(&head, "forwarded"), Some(&*rfc7239), "{lines}");
     }
 }
