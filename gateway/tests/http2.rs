@@ -320,6 +320,8 @@ async fn a_request_that_a_drain_cuts_off_before_its_answer_is_not_the_clients_do
         assert_eq!((&line["status"], &line["cause"]), (&503.into(), &"draining".into()), "{line}");
         assert_eq!(line["tries"][0]["cause"], "draining", "{line}");
     }
+    let labels = "listener=\"web\",route=\"all\",service=\"orders\",method=\"GET\",code=\"503\",cause=\"draining\"";
+    assert_eq!(target.number(&format!("portcullis_requests_total{{{labels}}}")), Some(2.0));
     assert_eq!(older.rest().await, b"");
 }
 

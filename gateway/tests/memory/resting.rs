@@ -191,6 +191,11 @@ fn what_a_client_of_http_2_has_kept_in_its_header_table_is_bounded_and_gone_with
     let each = each(&weight, clients.len());
     println!("{each} bytes for each connection that has {REQUESTS} paths kept");
     assert!(each <= MOST, "{each} bytes for each connection");
+    // Nobody else is the worse for it.
+    let _others = gateway.during(open(gateway.address, ASKED, FIRST));
+    let (others, weight) = gateway.during(open(gateway.address, ASKED, MANY));
+    let one = self::each(&weight, others.len());
+    assert!(one <= 12 * KIB, "{one} bytes for each connection beside them");
     let ((), weight) = gateway.during(async move {
         drop(clients);
         sleep(WHILE).await;
