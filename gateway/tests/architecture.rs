@@ -33,6 +33,7 @@ const WRITTEN_BY_HAND: &[&str] = &[
     "gateway/src/server/http2/clocked.rs",
     "gateway/src/server/http2/keeper.rs",
     "gateway/src/server/http2/pace.rs",
+    "gateway/src/server/late.rs",
     "gateway/src/server/rest.rs",
     "gateway/src/server/socket.rs",
     "gateway/src/server/stop.rs",
