@@ -10,11 +10,13 @@ use crate::node::{Kind, Node};
 use crate::one_form::Left;
 use crate::raw::Step;
 use crate::units::{HostPattern, settled_by_the_gateway};
-use crate::{EncodedSlashes, Match, PathMatch, Respond, Route, Slashes, Spanned, Split, Sticky};
+use crate::{EncodedSlashes, Listener, Match, Named, PathMatch, Respond, Route, Slashes, Spanned, Split, Sticky};
 
 impl Check<'_> {
     pub(super) fn routes(&mut self) {
         let file = self.file;
+        // Once for all routes: it is a look at all of them.
+        let left = self.left_in_paths();
         let mut names: HashMap<&str, &Spanned<String>> = HashMap::new();
         for route in &file.routes {
             if let Some(name) = &route.name {
@@ -34,11 +36,11 @@ impl Check<'_> {
                         .also(first.span.clone(), "first here");
                 }
             }
-            self.route(route);
+            self.route(route, &left);
         }
     }
 
-    fn route(&mut self, route: &Route) {
+    fn route(&mut self, route: &Route, left: &[Left]) {
         self.one_answer(route);
         self.no_duplicates(&route.listeners);
         for listener in &route.listeners {
@@ -48,7 +50,7 @@ impl Check<'_> {
         }
         for wanted in &route.matches {
             self.wanted(wanted);
-            self.path_that_no_request_has(route, wanted);
+            self.path_that_no_request_has(route, wanted, left);
         }
         self.nobody_is_not_everybody(route);
         if let Some(service) = &route.service {
@@ -120,14 +122,20 @@ impl Check<'_> {
     }
 
     /// Routes are compared with paths that were put in order: what is not left in any of them matches nothing.
-    fn path_that_no_request_has(&mut self, route: &Route, wanted: &Match) {
+    fn path_that_no_request_has(&mut self, route: &Route, wanted: &Match, left: &[Left]) {
         let Some(path) = &wanted.path else { return };
         let fault = |left| match &path.value {
             PathMatch::Pattern(text) | PathMatch::Prefix(text) => unmatched::by_slashes(text, left),
             PathMatch::Regex(regex) => unmatched::by_expression(regex, left),
         };
+        let mut kinds: Vec<Left> = Vec::new();
+        for (listener, left) in self.file.listeners.iter().zip(left) {
+            if route.serves(&listener.name.value) && !kinds.contains(left) {
+                kinds.push(*left);
+            }
+        }
         // One listener whose requests it can match is enough.
-        let faults: Option<Vec<_>> = self.left_in_paths(route).into_iter().map(fault).collect();
+        let faults: Option<Vec<_>> = kinds.into_iter().map(fault).collect();
         if let Some(fault) = faults.and_then(|mut faults| faults.pop()) {
             let reported = self.error(&path.span, fault.said);
             if let Some(help) = fault.help {
@@ -136,26 +144,18 @@ impl Check<'_> {
         }
     }
 
-    /// What each listener of a route leaves in paths by the time routes are compared.
-    fn left_in_paths(&self, route: &Route) -> Vec<Left> {
+    /// What each listener leaves in paths by the time routes are compared, in the listeners' order.
+    fn left_in_paths(&self) -> Vec<Left> {
         let file = self.file;
-        let serves = |route: &Route, listener: &str| {
-            route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == listener)
-        };
-        let served = file.listeners.iter().filter(|listener| serves(route, &listener.name.value));
-        let mut all: Vec<Left> = Vec::new();
-        for listener in served {
-            let routes = file.routes.iter().filter(|route| serves(route, &listener.name.value));
+        let left = |listener: &Named<Listener>| {
+            let routes = file.routes.iter().filter(|route| route.serves(&listener.name.value));
             let paths = listener.value.paths.on_arrival(routes.map(|route| route.paths));
-            let left = Left {
+            Left {
                 slashes: paths.slashes == Slashes::Keep,
                 encoded_slashes: paths.encoded_slashes == EncodedSlashes::Keep,
-            };
-            if !all.contains(&left) {
-                all.push(left);
             }
-        }
-        all
+        };
+        file.listeners.iter().map(left).collect()
     }
 
     /// A list that lost its last entry must not open a door: it says nobody, and leaving it out says everybody.

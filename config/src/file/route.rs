@@ -73,6 +73,11 @@ pub enum Answer<'a> {
 }
 
 impl Route {
+    /// Whether it is for requests to this listener.
+    pub fn serves(&self, listener: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|it| it.value == listener)
+    }
+
     /// What answers it.
     ///
     /// # Panics

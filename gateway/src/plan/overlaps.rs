@@ -20,9 +20,7 @@ pub(super) fn report(file: &File, routes: &Routes<'_>, faults: &mut Faults) {
 }
 
 fn claim<'a>(file: &File, route: &'a Route, planned: &'a PlannedRoute) -> Claim<'a> {
-    let served =
-        |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|listener| listener.value == name);
-    let listeners = file.listeners.iter().enumerate().filter(|(_, listener)| served(&listener.name.value));
+    let listeners = file.listeners.iter().enumerate().filter(|(_, listener)| route.serves(&listener.name.value));
     let guards = planned.chain.iter().filter(|link| link.decides_access).map(|link| {
         let named = route.chain.iter().any(|item| matches!(item, ChainItem::Named(name) if name.value == link.name));
         // An inline table is a guard of its own, even if another says the same.

@@ -66,7 +66,7 @@ pub(super) fn table(toml: &str) -> Table {
 pub(super) fn claims<'a>(routes: &'a [Route], listeners: &[&str]) -> Vec<Claim<'a>> {
     let destination = |name: &str| Destination { service: name.to_owned(), rewrites: Vec::new() };
     let claim = |route: &'a Route| {
-        let serves = |name: &str| route.listeners.is_empty() || route.listeners.iter().any(|it| it.value == name);
+        let serves = |name: &str| route.serves(name);
         let guards = route.chain.iter().filter_map(|item| match item {
             ChainItem::Named(name) => Some(name.value.clone()),
             ChainItem::Inline(_) => None,
