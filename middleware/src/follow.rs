@@ -1,7 +1,7 @@
 //! Follows files: tells when the content of one has changed.
 //!
 //! Editors rename, Kubernetes swaps a symlink, network mounts send no events at all. So the *directory* is watched, an
-//! event in it is only a hint if it is about one of the [names](links) by which a file is reached, a slow poll stands beside
+//! event in it is only a hint if it is about one of the names (`links.rs`) by which a file is reached, a slow poll stands beside
 //! the hints, and what counts is whether the content differs.
 
 mod links;
