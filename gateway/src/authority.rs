@@ -14,6 +14,7 @@ use portcullis_middleware::router::{fold_host, host_of};
 use portcullis_middleware::{Cause, Rejection, Request};
 
 use crate::proxy::headers::origin_form;
+use crate::server::strict::noted;
 
 /// What a 405 names where no route was asked yet (RFC 9110 §15.5.6 wants a list).
 const SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -28,37 +29,41 @@ pub fn settle(request: &mut Request) -> Result<Cow<'_, str>, Rejection> {
         return Err(refusal.header(ALLOW, HeaderValue::from_static(SERVED)));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (host, more) = (hosts.next(), hosts.next().is_some());
-    if more {
-        return Err(refused("there is more than one Host header"));
+    let host = hosts.next();
+    if let Some(other) = hosts.next() {
+        return Err(refused("there is more than one Host header", other.as_bytes()));
     }
     // RFC 9112 §3.2: it is there and is well-formed, also beside a target that wins over it.
     match host {
-        Some(host) => check(host)?,
-        None if request.version() == Version::HTTP_11 => return Err(refused("there is no Host header")),
+        Some(host) => check(host, "the Host header is malformed")?,
+        None if request.version() == Version::HTTP_11 => return Err(refused("there is no Host header", b"")),
         None if request.version() == Version::HTTP_10 || request.uri().authority().is_some() => {}
-        None => return Err(refused("the request names no host")),
+        None => return Err(refused("the request names no host", b"")),
     }
     if let Some(authority) = request.uri().authority() {
-        if request.uri().scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
-            return Err(refused("the target's scheme is neither http nor https"));
+        if let Some(scheme) = request.uri().scheme_str().filter(|scheme| !matches!(*scheme, "http" | "https")) {
+            return Err(refused("the target's scheme is neither http nor https", scheme.as_bytes()));
         }
+        let malformed = "the target's authority is malformed";
         let value =
-            HeaderValue::from_str(authority.as_str()).map_err(|_| refused("the target's authority is malformed"))?;
-        check(&value)?;
+            HeaderValue::from_str(authority.as_str()).map_err(|_| refused(malformed, authority.as_str().as_bytes()))?;
+        check(&value, malformed)?;
         *request.uri_mut() = origin_form(request.uri());
         request.headers_mut().insert(HOST, value);
     }
     Ok(host_of(request))
 }
 
-/// Whether an authority is one that everybody reads alike.
-fn check(value: &HeaderValue) -> Result<(), Rejection> {
-    if is_plain(value.as_bytes()) { Ok(()) } else { look_closely(value) }
+/// Whether an authority is one that everybody reads alike. If not, that is what is `wrong`.
+fn check(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejection> {
+    if is_plain(value.as_bytes()) { Ok(()) } else { look_closely(value, wrong) }
 }
 
-fn look_closely(value: &HeaderValue) -> Result<(), Rejection> {
-    let malformed = || refused("the Host header is malformed");
+fn look_closely(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejection> {
+    // What stands before an `@` may be a password, which no log should hold.
+    let place = value.as_bytes();
+    let place = &place[place.iter().rposition(|byte| *byte == b'@').unwrap_or(0)..];
+    let malformed = || refused(wrong, place);
     let text = value.to_str().map_err(|_| malformed())?;
     let authority: Authority = text.parse().map_err(|_| malformed())?;
     let host = authority.host();
@@ -98,8 +103,9 @@ fn is_plain_port(digits: &[u8]) -> bool {
     matches!(digits.len(), 1..=5) && digits.iter().all(u8::is_ascii_digit) && number() <= u32::from(u16::MAX)
 }
 
-fn refused(detail: &'static str) -> Rejection {
-    Rejection::new(Cause::BadRequest).detail(detail)
+/// What was wrong, and where. The client is told the former.
+fn refused(wrong: &'static str, place: &[u8]) -> Rejection {
+    Rejection::new(Cause::BadRequest).detail(wrong).note(noted(wrong, place))
 }
 
 #[cfg(test)]
@@ -193,7 +199,7 @@ mod tests {
         fn the_fast_look_takes_nothing_that_the_close_one_refuses(host in "[a-z0-9A-Z.:@,%_/?#\\[\\]-]{0,16}|[a-z]{1,3}[.-]{0,3}[a-z0-9]{0,3}(:[0-9]{0,6})?|a:65[0-9]{3}") {
             let Ok(value) = HeaderValue::from_str(&host) else { return Ok(()) };
             if is_plain(value.as_bytes()) {
-                let close = look_closely(&value);
+                let close = look_closely(&value, "malformed");
                 proptest::prop_assert!(close.is_ok(), "{host}: {close:?}");
             }
         }

@@ -90,8 +90,8 @@ fn client(peer: &Peer, headers: &HeaderMap, trusted: &TrustedProxies) -> Option<
 fn enter<'a>(door: &'a Door, request: &mut Request, peer: Option<&Peer>) -> Result<&'a Arc<Entrance>, Rejection> {
     let host = authority::settle(request)?;
     let listener = door.listeners.find(&host);
-    let listener =
-        listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail("no listener here serves this host"))?;
+    let unserved = "no listener here serves this host";
+    let listener = listener.ok_or_else(|| Rejection::new(Cause::NoRoute).detail(unserved).note(unserved))?;
     match (&door.tls, peer.and_then(|peer| peer.tls.as_deref())) {
         (None, None) => Ok(listener),
         (Some(tls), Some(secured)) if tls.admits(secured, &listener.name) => Ok(listener),

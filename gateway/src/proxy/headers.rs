@@ -24,6 +24,7 @@ use portcullis_config::Forwarding;
 use portcullis_middleware::{Cause, Client, Exchange, Origin, Rejection, Upgrade};
 
 use super::trailers::Listed;
+use crate::server::strict::noted;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -189,10 +190,15 @@ fn settle_expectation(headers: &mut HeaderMap, version: Version) -> Result<(), R
     if expected.peek().is_none() {
         return Ok(());
     }
-    if version != Version::HTTP_10 && !expected.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    let other = expected.find(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if let Some(other) = other
+        && version != Version::HTTP_10
+    {
+        let wrong = "nothing but 100-continue can be expected here";
         return Err(Rejection::new(Cause::BadRequest)
             .status(StatusCode::EXPECTATION_FAILED)
-            .detail("nothing but 100-continue can be expected here"));
+            .detail(wrong)
+            .note(noted(wrong, other.as_bytes())));
     }
     if version != Version::HTTP_11 {
         headers.remove(EXPECT);

@@ -82,6 +82,8 @@ async fn what_else_is_expected_is_refused_and_goes_nowhere() {
     assert!(!fake.is_wanted().await, "something went upstream");
     let lines = target.first_lines(5).await;
     assert!(lines.iter().all(|line| line["status"] == 417 && line["cause"] == "bad_request"), "{lines:?}");
+    let notes: Vec<_> = lines.iter().map(|line| line["note"].as_str().unwrap().rsplit_once(": ").unwrap().1).collect();
+    assert_eq!(notes, ["200-ok", "100-continue, 200-ok", "x", "100-continue;q=1", "200-ok"]);
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod tests;
 
 pub(crate) use chunks::Chunks;
 pub use http2::PREFACE;
+pub(crate) use refusal::noted;
 pub use refusal::{Asked, Fault, Refusal};
 
 use head::{Head, Trailers};

@@ -135,6 +135,18 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The sentence for the log on what was wrong, with the place where it was. The log escapes it.
+pub(crate) fn noted(wrong: &'static str, place: &[u8]) -> Cow<'static, str> {
+    match excerpt(place) {
+        [] => wrong.into(),
+        place => format!("{wrong}: {}", String::from_utf8_lossy(place)).into(),
+    }
+}
+
+fn excerpt(place: &[u8]) -> &[u8] {
+    &place[..place.len().min(EXCERPT)]
+}
+
 /// What a client sent, and why it goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -159,7 +171,7 @@ pub struct Asked {
 
 impl Refusal {
     pub(in crate::server) fn at(fault: Fault, place: &[u8]) -> Self {
-        let excerpt = (!place.is_empty()).then(|| place[..place.len().min(EXCERPT)].into());
+        let excerpt = (!place.is_empty()).then(|| excerpt(place).into());
         Self { fault, excerpt, asked: None, version: Version::HTTP_11 }
     }
 
@@ -170,10 +182,7 @@ impl Refusal {
 
     /// The sentence for the log: what was wrong, and where. The log escapes it.
     pub fn note(&self) -> Cow<'static, str> {
-        match &self.excerpt {
-            Some(excerpt) => format!("{}: {}", self.fault, String::from_utf8_lossy(excerpt)).into(),
-            None => self.fault.sentence().into(),
-        }
+        noted(self.fault.sentence(), self.excerpt.as_deref().unwrap_or_default())
     }
 
     /// What is known of the request, for whoever remembers requests. What is not known is `-` and `*`.
