@@ -60,6 +60,40 @@ async fn each_is_refused_with_an_answer_and_one_line_and_goes_nowhere() {
     );
 }
 
+/// An answer to a `HEAD` that was refused had a body, if its request line was.
+#[tokio::test]
+async fn a_head_that_is_refused_gets_the_head_of_the_refusal_and_nothing_behind_it() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "limits = { request_line = \"1KiB\", header_size = \"2KiB\" }").await;
+    let (long, plenty) = ("x".repeat(1024), format!("X: {}\r\n", "y".repeat(900)).repeat(3));
+    let cases = [
+        (format!("HEAD /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414),
+        (format!("\r\nHEAD /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414),
+        ("HEAD /a#b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400),
+        ("HEAD /a b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400),
+        ("HEAD / HTTP/1.1\nHost: a\n\n".to_owned(), 400),
+        ("HEAD / HTTP/1.3\r\nHost: a\r\n\r\n".to_owned(), 505),
+        (format!("HEAD / HTTP/1.1\r\nHost: a\r\n{plenty}\r\n"), 431),
+        ("HEAD / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), 400),
+        ("HEAD /a%zz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(), 400),
+        ("HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), 400),
+    ];
+    for (count, (head, status)) in cases.iter().enumerate() {
+        let mut client = target.connect().await;
+        client.put(head).await;
+        let answer = client.head().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:?}: {answer}");
+        assert!(content_length(&answer) > 0, "it is as long as a GET's would be: {answer}");
+        assert_eq!(String::from_utf8(client.rest().await).unwrap(), "", "{head:?}");
+        let line = target.first_lines(count + 1).await.pop().unwrap();
+        assert_eq!(
+            (&line["method"], &line["status"], &line["bytes_out"]),
+            (&"HEAD".into(), &(*status).into(), &0.into())
+        );
+    }
+    assert!(!fake.is_wanted().await, "something went upstream");
+}
+
 #[tokio::test]
 async fn a_byte_at_a_time_they_fare_no_better() {
     let fake = Fake::new().await;

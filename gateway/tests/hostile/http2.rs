@@ -243,6 +243,22 @@ async fn a_body_that_is_longer_or_shorter_than_it_says_never_becomes_a_whole_one
 }
 
 #[tokio::test]
+async fn a_head_that_is_refused_gets_the_head_of_the_refusal_and_nothing_behind_it() {
+    let target = Logged::before(support::nobody().await, "limits = { request_line = \"1KiB\" }").await;
+    let long = format!("/{}", "x".repeat(1024));
+    let crowded = [asks("HEAD", "/"), vec![("x", "y"); 101]].concat();
+    for fields in [asks("HEAD", &long), asks("HEAD", "/%zz"), asks("HEAD", "*"), crowded] {
+        let mut client = Speaker::connect(target.address).await;
+        client.put(frame(HEADERS, END_HEADERS | END_STREAM, 1, block(&fields))).await;
+        let head = client.until_some(|frame| frame.stream == 1).await;
+        assert_eq!((head.kind, head.flags & END_STREAM), (HEADERS, END_STREAM), "{fields:?}");
+    }
+    let lines = target.first_lines(4).await;
+    let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [414, 400, 400, 431]);
+}
+
+#[tokio::test]
 async fn a_length_that_is_said_twice_reaches_an_instance_once() {
     let witness = Witness::new().await;
     let target = Logged::before(witness.address, "").await;

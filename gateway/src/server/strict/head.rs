@@ -56,15 +56,25 @@ struct Lines {
 impl Head {
     /// Reads on in `bytes`, which begin where the head begins. Returns its length and what follows, once it is whole.
     pub(super) fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Framing)>, Refusal> {
+        let read = match self.begin(bytes, limits) {
+            Ok(true) => self.headers(bytes, limits),
+            Ok(false) => return Ok(None),
+            Err(refusal) => Err(refusal),
+        };
+        read.map_err(|refusal| self.told(refusal, bytes))
+    }
+
+    /// Reads on in the request line. Returns whether it is whole.
+    fn begin(&mut self, bytes: &[u8], limits: &Limits) -> Result<bool, Refusal> {
         while !self.started {
             let start = self.lines.next;
             match bytes.get(start) {
-                None => return Ok(None),
+                None => return Ok(false),
                 Some(b'\r') => {}
                 Some(&byte) => begins_a_request(byte, &bytes[start..])?,
             }
             let limit = limits.head.min(start + limits.request_line);
-            let Some(line) = self.lines.advance(bytes, limit, Fault::UriTooLong)? else { return Ok(None) };
+            let Some(line) = self.lines.advance(bytes, limit, Fault::UriTooLong)? else { return Ok(false) };
             if line.is_empty() {
                 self.blanks += 1;
                 if self.blanks > BLANKS {
@@ -75,7 +85,7 @@ impl Head {
             self.facts.request_line(line)?;
             self.started = true;
         }
-        self.headers(bytes, limits).map_err(|refusal| self.told(refusal, bytes))
+        Ok(true)
     }
 
     fn headers(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Framing)>, Refusal> {
@@ -95,14 +105,19 @@ impl Head {
     }
 
     /// A refusal that says what was asked for.
+    #[cold]
     pub(super) fn told(&self, refusal: Refusal, bytes: &[u8]) -> Refusal {
         let asked = || {
             let mut words = bytes.get(usize::from(self.blanks) * 2..)?.split(|&byte| byte == b' ');
-            let mut word = || std::str::from_utf8(words.next()?).ok();
-            let (method, target) = (word()?, word()?);
-            Some(Asked { method: method.into(), path: target.split('?').next()?.into() })
+            let (method, target) = (words.next()?, words.next()?);
+            if !self.started {
+                // The method is known before the rest is, and an answer to HEAD has no body, whatever it says.
+                return (method == b"HEAD").then(|| Asked { method: "HEAD".into(), path: "*".into() });
+            }
+            let text = |word| std::str::from_utf8(word).ok();
+            Some(Asked { method: text(method)?.into(), path: text(target)?.split('?').next()?.into() })
         };
-        Refusal { asked: if self.started { asked() } else { None }, ..refusal }
+        Refusal { asked: asked(), ..refusal }
     }
 }
 
