@@ -154,6 +154,20 @@ fn follow(
     Some((ip, u16::try_from(from_left).unwrap_or(u16::MAX)))
 }
 
+/// What is said of a client beside its address, in the element of `Forwarded` that it was found in: `proto`, or `host`.
+///
+/// All of an element is one proxy's word, so that whoever is believed about the address is believed about these.
+pub fn said(client: &Client, headers: &HeaderMap, parameter: &str) -> Option<HeaderValue> {
+    let Origin::Forwarded(index) = client.origin else { return None };
+    let line = one_line(headers, &FORWARDED);
+    let from_right = entries_from_right(&line).count().checked_sub(usize::from(index) + 1)?;
+    if from_right >= MAX_HOPS {
+        return None;
+    }
+    let element = entries_from_right(&line).nth(from_right)?;
+    HeaderValue::from_bytes(&self::parameter(element, parameter.as_bytes())?).ok().filter(|value| !value.is_empty())
+}
+
 /// Several lines are one list (RFC 9110 §5.3). Quotes, too, are read as they are by whoever gets them in one line.
 fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, [u8]> {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
@@ -202,19 +216,24 @@ fn is_escaped(line: &[u8], at: usize) -> bool {
 
 /// The address in one element of `Forwarded`: `for=192.0.2.43;proto=http`, `for="[2001:db8::1]:4711"`.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    node(&parameter(element, b"for")?)
+}
+
+/// The value of a parameter in one element of `Forwarded`, if it is there once.
+fn parameter<'a>(element: &'a [u8], wanted: &[u8]) -> Option<Cow<'a, [u8]>> {
     let mut found = None;
     for pair in parts_from_right(element, b';') {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-        if name.eq_ignore_ascii_case(b"for") && found.replace(value).is_some() {
+        if name.eq_ignore_ascii_case(wanted) && found.replace(value).is_some() {
             return None;
         }
     }
     let value = found?;
-    let Some(quoted) = value.strip_prefix(b"\"") else { return node(value) };
+    let Some(quoted) = value.strip_prefix(b"\"") else { return Some(Cow::Borrowed(value)) };
     let quoted = quoted.strip_suffix(b"\"")?;
     if !quoted.contains(&b'\\') {
-        return node(quoted);
+        return Some(Cow::Borrowed(quoted));
     }
     // Nobody escapes an address, but RFC 9110 §5.6.4 allows it.
     let mut plain = Vec::with_capacity(quoted.len());
@@ -222,7 +241,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     while let Some(&byte) = bytes.next() {
         plain.push(if byte == b'\\' { *bytes.next()? } else { byte });
     }
-    node(&plain)
+    Some(Cow::Owned(plain))
 }
 
 /// An address as forwarding headers write it, with or without a port: `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
@@ -401,6 +420,27 @@ mod tests {
         ] {
             expect(&[("forwarded", element.as_bytes())], "2001:db8::1", "forwarded[0]");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_client_stands_in_its_own_element() {
+        for (line, proto, host) in [
+            ("for=203.0.113.9;proto=https;host=\"a.example:8443\"", Some("https"), Some("a.example:8443")),
+            ("for=1.1.1.1;proto=ftp, PROTO=https;For=203.0.113.9, for=10.0.0.7;proto=http;host=b", Some("https"), None),
+            (", for=203.0.113.9;proto=\"ht\\tps\",, for=10.0.0.7", Some("https"), None),
+            ("for=203.0.113.9;proto=https;proto=http;host=\"\"", None, None),
+            // It was not found in any, whatever they say.
+            ("for=_hidden;proto=https", None, None),
+            ("for=203.0.113.9;proto=https, for=unknown;proto=https", None, None),
+        ] {
+            let lines = headers(&[("forwarded", line.as_bytes())]);
+            let client = behind_a_proxy(&lines).unwrap();
+            let said = |parameter| said(&client, &lines, parameter);
+            let text = |text: Option<&'static str>| text.map(HeaderValue::from_static);
+            assert_eq!((said("proto"), said("host")), (text(proto), text(host)), "{line}");
+        }
+        let lines = headers(&[("x-forwarded-for", b"203.0.113.9"), ("forwarded", b"for=203.0.113.9;proto=https")]);
+        assert_eq!(said(&behind_a_proxy(&lines).unwrap(), &lines, "proto"), None, "another family is not believed");
     }
 
     #[test]

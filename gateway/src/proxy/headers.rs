@@ -21,7 +21,7 @@ use http::header::{
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version};
 use portcullis_config::Forwarding;
-use portcullis_middleware::{Cause, Client, Exchange, Origin, Rejection, Upgrade};
+use portcullis_middleware::{Cause, Client, Exchange, Origin, Rejection, Upgrade, client};
 
 use super::trailers::Listed;
 use crate::server::strict::noted;
@@ -222,7 +222,12 @@ fn introduce(
     mode: Forwarding,
 ) {
     let claimed = find(headers, &CLAIMS);
+    let (mut said_proto, mut said_host) = (None, None);
     if claimed != 0 {
+        if let Some(client) = client {
+            said_proto = client::said(client, headers, "proto").filter(is_scheme);
+            said_host = client::said(client, headers, "host");
+        }
         remove(headers, &CLAIMS, claimed & !client.map_or(0, |client| believed(client, claimed, mode)));
     }
     let hop = client.map(|client| client.peer.map_or(client.ip, |peer| peer.ip().to_canonical()));
@@ -241,8 +246,8 @@ fn introduce(
         if !complete(headers, X_FORWARDED_FOR) {
             append(headers, X_FORWARDED_FOR, written);
         }
-        insert_new(headers, X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        if let Some(host) = host.cloned().or_else(|| headers.get(HOST).cloned()) {
+        insert_new(headers, X_FORWARDED_PROTO, said_proto.unwrap_or(HeaderValue::from_static(scheme)));
+        if let Some(host) = said_host.or_else(|| host.or(headers.get(HOST)).cloned()) {
             insert_new(headers, X_FORWARDED_HOST, host);
         }
         if let Some(client) = client {
@@ -307,6 +312,12 @@ fn address(ip: IpAddr) -> HeaderValue {
     HeaderValue::from_bytes(&text[..length]).expect("an address consists of digits and dots")
 }
 
+/// RFC 3986 §3.1.
+fn is_scheme(value: &HeaderValue) -> bool {
+    let [first, rest @ ..] = value.as_bytes() else { return false };
+    first.is_ascii_alphabetic() && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
+}
+
 /// Joins an element to a list header, which then has one line.
 fn append(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
     if !headers.contains_key(&name) {
@@ -315,13 +326,25 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
     }
     let mut line = Vec::new();
     for value in headers.get_all(&name) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
+        // RFC 9110 §5.6.1: nobody sends an element that is empty.
+        let value = trim_list(value.as_bytes());
+        if !value.is_empty() {
+            line.extend_from_slice(value);
+            line.extend_from_slice(b", ");
+        }
     }
     line.extend_from_slice(element.as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&line) {
         headers.insert(name, value);
     }
+}
+
+/// A list without empty elements at its ends.
+fn trim_list(mut list: &[u8]) -> &[u8] {
+    while let [b',' | b' ' | b'\t', rest @ ..] | [rest @ .., b',' | b' ' | b'\t'] = list {
+        list = rest;
+    }
+    list
 }
 
 fn insert_new(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
@@ -491,6 +514,49 @@ mod tests {
             introduced(&[("x-forwarded-for", "2001:db8::7")], &proxied, Forwarding::Rfc7239)[0],
             "forwarded: for=\"[2001:db8::7]\", for=10.0.0.2;host=\"shop.example:8443\";proto=https"
         );
+    }
+
+    /// Behind a proxy that ends TLS and writes `Forwarded` only, instances were told `http`, and sent clients there.
+    #[test]
+    fn how_a_client_asked_is_told_in_the_other_family_too() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        (proxied.ip, proxied.origin) = ("2.2.2.2".parse().unwrap(), Origin::Forwarded(1));
+        let element = "for=1.1.1.1;proto=ftp, for=2.2.2.2;proto=wss;host=\"a.example\"";
+        let written = introduced(&[("forwarded", element), ("x-forwarded-proto", "ftp")], &proxied, Forwarding::X);
+        assert_eq!(
+            written,
+            [
+                "x-forwarded-for: 2.2.2.2, 10.0.0.2",
+                "x-forwarded-host: a.example",
+                "x-forwarded-proto: wss",
+                "x-real-ip: 2.2.2.2"
+            ]
+        );
+        for bad in ["for=1.1.1.1, for=2.2.2.2", "for=1.1.1.1, for=2.2.2.2;proto=\"h s\";host=\"\""] {
+            let written = introduced(&[("forwarded", bad)], &proxied, Forwarding::X);
+            assert_eq!(written[1..3], ["x-forwarded-host: shop.example:8443", "x-forwarded-proto: https"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_empty_element_is_not_passed_on() {
+        let mut proxied = client("10.0.0.2:5000", true);
+        for (came, told) in [
+            ("", "10.0.0.2"),
+            (" , ", "10.0.0.2"),
+            (", 1.1.1.1, ", "1.1.1.1, 10.0.0.2"),
+            ("1.1.1.1", "1.1.1.1, 10.0.0.2"),
+        ] {
+            (proxied.origin, proxied.ip) = match came.contains('1') {
+                true => (Origin::XForwardedFor(0), "1.1.1.1".parse().unwrap()),
+                false => (Origin::Peer, "10.0.0.2".parse().unwrap()),
+            };
+            let written = introduced(&[("x-forwarded-for", came)], &proxied, Forwarding::X);
+            assert_eq!(written[0], format!("x-forwarded-for: {told}"), "{came:?}");
+        }
+        (proxied.origin, proxied.ip) = (Origin::Peer, "10.0.0.2".parse().unwrap());
+        let written = introduced(&[("forwarded", ",")], &proxied, Forwarding::Rfc7239);
+        assert_eq!(written, ["forwarded: for=10.0.0.2;host=\"shop.example:8443\";proto=https"]);
     }
 
     /// A client had the list removed in which the load balancer before us named it, and was taken for the load balancer.

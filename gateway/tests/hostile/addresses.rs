@@ -267,3 +267,46 @@ async fn whom_a_chain_of_proxies_names_on_the_way_stays_in_the_list_that_was_rea
         assert_eq!(header(&head, "forwarded"), Some(&*rfc7239), "{lines}");
     }
 }
+
+#[tokio::test]
+async fn a_list_of_nobody_names_nobody_and_leaves_no_empty_element() {
+    let witness = Witness::new().await;
+    let target = guarded(witness.address, "x").await;
+    for lines in ["X-Forwarded-For:\r\n", "X-Forwarded-For: ,\r\n", "X-Forwarded-For:\r\nX-Forwarded-For: , ,\r\n"] {
+        assert_eq!(ask(&target, PROXY, "/out", lines).await, 200, "{lines:?}");
+        let head = witness.heads().pop().unwrap();
+        assert_eq!(
+            (header(&head, "x-forwarded-for"), header(&head, "x-real-ip")),
+            (Some(PROXY), Some(PROXY)),
+            "{lines:?}"
+        );
+        assert_eq!(ask(&target, PROXY, "/in", lines).await, 403, "{lines:?}");
+        // Nor does it let the other family be read, which its client may have written.
+        assert_eq!(ask(&target, PROXY, "/in", &format!("Forwarded: for=192.0.2.1\r\n{lines}")).await, 403, "{lines:?}");
+    }
+    for (line, list) in [("192.0.2.1,", "192.0.2.1, 127.0.0.2"), (",192.0.2.1", "192.0.2.1, 127.0.0.2")] {
+        assert_eq!(ask(&target, PROXY, "/in", &format!("X-Forwarded-For: {line}\r\n")).await, 200, "{line}");
+        assert_eq!(header(&witness.heads().pop().unwrap(), "x-forwarded-for"), Some(list), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_proxy_says_in_one_family_of_how_a_client_asked_is_told_in_the_other() {
+    let witness = Witness::new().await;
+    let target = guarded(witness.address, "x").await;
+    for (lines, proto, host) in [
+        ("Forwarded: for=192.0.2.1;proto=https;host=a.example\r\n", "https", "a.example"),
+        // What the client wrote into an element of its own is not asked for, nor the family that was not read.
+        ("Forwarded: for=192.0.2.9;proto=ftp;host=b, for=192.0.2.1;proto=https\r\n", "https", "shop.example"),
+        ("Forwarded: for=192.0.2.1\r\nX-Forwarded-Proto: ftp\r\nX-Forwarded-Host: b\r\n", "http", "shop.example"),
+        ("X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1;proto=ftp;host=b\r\n", "http", "shop.example"),
+    ] {
+        assert_eq!(ask(&target, PROXY, "/in", lines).await, 200, "{lines:?}");
+        let head = witness.heads().pop().unwrap();
+        let told = (header(&head, "x-forwarded-proto"), header(&head, "x-forwarded-host"));
+        assert_eq!(told, (Some(proto), Some(host)), "{lines:?}");
+        assert_eq!(ask(&target, STRANGER, "/out", lines).await, 200);
+        let head = witness.heads().pop().unwrap();
+        assert_eq!(header(&head, "x-forwarded-proto"), Some("http"), "a stranger has no say: {lines:?}");
+    }
+}
