@@ -66,6 +66,7 @@ impl Watch {
             note: rejection.and_then(Rejection::noted).map(Box::from),
             length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
             bytes: 0,
+            whole: false,
             watch: Some(self),
         };
         // Nobody reads these bodies, so nobody would come to their end.
@@ -130,6 +131,8 @@ struct Answer {
     note: Option<Box<str>>,
     length: Option<u64>,
     bytes: u64,
+    /// All of it was handed over.
+    whole: bool,
     watch: Option<Watch>,
 }
 
@@ -177,6 +180,13 @@ impl Answer {
         }
     }
 
+    /// All of it was handed over. Whether it is over then is another matter: over HTTP/2 the last piece is kept, and the
+    /// body with it, until the client has room for it.
+    fn is_over(&mut self) -> bool {
+        self.whole = true;
+        self.watch.as_ref().is_none_or(|watch| watch.protocol != Version::HTTP_2)
+    }
+
     /// It is cut short. A call of gRPC ends in words all the same: its client would take a broken stream for a fault of
     /// its own, or for one that nobody should try again.
     fn break_off(mut self, cause: Cause) -> Option<Frame<Bytes>> {
@@ -192,7 +202,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         // A connection that has written as much as was announced does not ask for more.
-        let complete = self.length.is_some_and(|length| self.bytes >= length);
+        let complete = self.whole || self.length.is_some_and(|length| self.bytes >= length);
         self.write_end(if complete { None } else { Some(Cause::ClientClosed) });
     }
 }
@@ -225,7 +235,7 @@ impl HttpBody for Watched {
                 return Poll::Ready(trailers.map(Ok).or(frame));
             }
         };
-        if over && let Some(answer) = self.answer.take() {
+        if over && let Some(answer) = self.answer.take_if(Answer::is_over) {
             answer.end(None);
         }
         Poll::Ready(frame)
@@ -241,9 +251,11 @@ impl HttpBody for Watched {
 }
 
 impl AnswerBody for Watched {
-    fn break_off(mut self: Pin<&mut Self>, cause: Cause) {
-        if let Some(answer) = self.answer.take() {
-            answer.end(Some(cause));
+    fn break_off(mut self: Pin<&mut Self>, cause: Cause, unsent: u64) {
+        if let Some(mut answer) = self.answer.take() {
+            answer.bytes = answer.bytes.saturating_sub(unsent);
+            let whole = answer.whole && unsent == 0;
+            answer.end((!whole).then_some(cause));
         }
     }
 }

@@ -126,7 +126,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (Some(cause), Some(body)) = (this.rest.0.broken(), this.body.as_pin_mut()) {
-                body.break_off(cause);
+                body.break_off(cause, 0);
             }
         }
     }

@@ -113,14 +113,14 @@ pub trait Application: Send + Sync + 'static {
 
 /// The body of an answer.
 pub trait AnswerBody: HttpBody<Data = Bytes, Error = axum::Error> + Send + 'static {
-    /// The connection is closed for this reason, and the rest of the body goes nowhere. Without this, it was the client
-    /// who went away.
-    fn break_off(self: Pin<&mut Self>, cause: Cause);
+    /// The connection is closed for this reason, and the rest of the body goes nowhere; nor do so many bytes that were
+    /// read of it. Without this, it was the client who went away.
+    fn break_off(self: Pin<&mut Self>, cause: Cause, unsent: u64);
 }
 
 /// Nobody asks why.
 impl AnswerBody for axum::body::Body {
-    fn break_off(self: Pin<&mut Self>, _: Cause) {}
+    fn break_off(self: Pin<&mut Self>, _: Cause, _: u64) {}
 }
 
 /// How connections of one address are treated.

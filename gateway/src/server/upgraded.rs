@@ -18,7 +18,7 @@ pub(super) async fn serve(mut body: Pin<Box<impl AnswerBody>>, stop: &Stop) {
     tokio::select! {
         biased;
         () = until_over(body.as_mut()) => {}
-        () = stop.cut() => body.as_mut().break_off(Cause::Draining),
+        () = stop.cut() => body.as_mut().break_off(Cause::Draining, 0),
     }
 }
 

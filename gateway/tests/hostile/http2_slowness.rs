@@ -174,6 +174,23 @@ async fn an_answer_that_nobody_takes_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_answer_that_nobody_takes_is_no_success() {
+    // It was all there at once, and the log said that it was all sent.
+    let route = "[[route]]\nmatch = { path = \"/\" }\nrespond = { body = \"hello\" }\n";
+    let target = Logged::with(&format!("{CLOCKS}\n{route}")).await;
+    let mut client = Speaker::with(target.address, &[(4, 0)]).await;
+    client.put([get(1, "/"), get(3, "/")].concat()).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    client.put(numbered(WINDOW_UPDATE, 3, 5)).await;
+    assert_eq!(client.until(DATA).await.payload, b"hello");
+    let reset = client.until(RST_STREAM).await;
+    assert_eq!((reset.stream, reset.number(0)), (1, CANCEL));
+    let lines = target.first_lines(2).await;
+    assert_eq!((&lines[0]["cause"], &lines[0]["bytes_out"]), (&Value::Null, &5.into()), "{lines:?}");
+    assert_eq!((&lines[1]["cause"], &lines[1]["bytes_out"]), (&"idle_timeout".into(), &0.into()), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_gives_no_sign_of_life_is_asked_for_one_and_closed_without() {
     let fake = Fake::new().await;
     let target = Logged::before(fake.address, "timeouts = { ping = \"5s\" }").await;

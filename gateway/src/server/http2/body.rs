@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use portcullis_middleware::Cause;
 use tower::BoxError;
 
 use super::course::Open;
@@ -75,6 +76,8 @@ pin_project! {
     pub(super) struct Outgoing<B: AnswerBody> {
         #[pin]
         body: B,
+        // How much was handed over that the client has no room for yet.
+        offered: usize,
         rest: Bytes,
         late: Late<B::Error>,
         bodiless: bool,
@@ -84,8 +87,12 @@ pin_project! {
     impl<B: AnswerBody> PinnedDrop for Outgoing<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(cause) = this.open.broken() {
-                this.body.break_off(cause);
+            let unsent = *this.offered + this.rest.len();
+            // The last piece may have been taken. Nobody tells, unless the request is given up before.
+            let is_last = this.rest.is_empty() && this.body.is_end_stream();
+            let left = (unsent > 0 && !is_last).then_some(Cause::ClientClosed);
+            if let Some(cause) = this.open.broken().or(left) {
+                this.body.break_off(cause, unsent as u64);
             }
         }
     }
@@ -94,7 +101,7 @@ pin_project! {
 impl<B: AnswerBody> Outgoing<B> {
     /// `bodiless`: the answer has none, whatever this says. Over HTTP/1.1 hyper sees to that by itself.
     pub(super) fn new(body: B, bodiless: bool, open: Open) -> Self {
-        Self { body, rest: Bytes::new(), late: Late::default(), bodiless, open }
+        Self { body, offered: 0, rest: Bytes::new(), late: Late::default(), bodiless, open }
     }
 }
 
@@ -109,6 +116,7 @@ impl<B: AnswerBody> HttpBody for Outgoing<B> {
         }
         // hyper asks for more once the client has room for what it had before.
         pace::taken();
+        *this.offered = 0;
         let mut data = std::mem::take(this.rest);
         if data.is_empty() {
             data = match ready!(this.late.pass(context, |context| this.body.poll_frame(context))) {
@@ -123,6 +131,7 @@ impl<B: AnswerBody> HttpBody for Outgoing<B> {
             *this.rest = data.split_off(PIECE);
         }
         pace::offered();
+        *this.offered = data.len();
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
