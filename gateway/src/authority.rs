@@ -34,12 +34,12 @@ pub fn settle(request: &mut Request) -> Result<Cow<'_, str>, Rejection> {
         return Err(refused("there is more than one Host header", other.as_bytes()));
     }
     // RFC 9112 §3.2: it is there and is well-formed, also beside a target that wins over it.
-    match host {
+    let mut anew = match host {
         Some(host) => check(host, "the Host header is malformed")?,
         None if request.version() == Version::HTTP_11 => return Err(refused("there is no Host header", b"")),
-        None if request.version() == Version::HTTP_10 || request.uri().authority().is_some() => {}
+        None if request.version() == Version::HTTP_10 || request.uri().authority().is_some() => None,
         None => return Err(refused("the request names no host", b"")),
-    }
+    };
     if let Some(authority) = request.uri().authority() {
         if let Some(scheme) = request.uri().scheme_str().filter(|scheme| !matches!(*scheme, "http" | "https")) {
             return Err(refused("the target's scheme is neither http nor https", scheme.as_bytes()));
@@ -47,19 +47,23 @@ pub fn settle(request: &mut Request) -> Result<Cow<'_, str>, Rejection> {
         let malformed = "the target's authority is malformed";
         let value =
             HeaderValue::from_str(authority.as_str()).map_err(|_| refused(malformed, authority.as_str().as_bytes()))?;
-        check(&value, malformed)?;
+        anew = check(&value, malformed)?.or(Some(value));
         *request.uri_mut() = origin_form(request.uri());
-        request.headers_mut().insert(HOST, value);
+    }
+    if let Some(host) = anew {
+        request.headers_mut().insert(HOST, host);
     }
     Ok(host_of(request))
 }
 
-/// Whether an authority is one that everybody reads alike. If not, that is what is `wrong`.
-fn check(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejection> {
-    if is_plain(value.as_bytes()) { Ok(()) } else { look_closely(value, wrong) }
+/// Whether an authority is one that everybody reads alike, and what it is if it can be said shorter. If it is not one,
+/// that is what is `wrong`.
+fn check(value: &HeaderValue, wrong: &'static str) -> Result<Option<HeaderValue>, Rejection> {
+    if is_plain(value.as_bytes()) { Ok(None) } else { look_closely(value, wrong) }
 }
 
-fn look_closely(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejection> {
+#[cold]
+fn look_closely(value: &HeaderValue, wrong: &'static str) -> Result<Option<HeaderValue>, Rejection> {
     // What stands before an `@` may be a password, which no log should hold.
     let place = value.as_bytes();
     let place = &place[place.iter().rposition(|byte| *byte == b'@').unwrap_or(0)..];
@@ -74,7 +78,8 @@ fn look_closely(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejectio
     // `Authority` overlooks a port that is none, and takes the host before it.
     let port = &text[host.len()..];
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+    // RFC 3986 §3.2.3: one may be empty, and should not be written then.
+    if !matches!(port, "" | ":") && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(malformed());
     }
     // Nor does it read what stands between brackets.
@@ -82,7 +87,10 @@ fn look_closely(value: &HeaderValue, wrong: &'static str) -> Result<(), Rejectio
     if host.strip_prefix('[').is_some_and(|literal| !is_address(literal)) {
         return Err(malformed());
     }
-    if fold_host(host).is_empty() { Err(malformed()) } else { Ok(()) }
+    if fold_host(host).is_empty() {
+        return Err(malformed());
+    }
+    if port == ":" { HeaderValue::from_str(host).map(Some).map_err(|_| malformed()) } else { Ok(None) }
 }
 
 /// Whether this is what nearly every request says, a name or an IPv4 address and perhaps a port, so that a short look
@@ -97,7 +105,7 @@ fn is_plain(authority: &[u8]) -> bool {
         && (port.is_empty() || is_plain_port(&port[1..]))
 }
 
-/// Whether these are digits, and no higher than a port goes. Without any there is only the colon, which is malformed.
+/// Whether these are digits, and no higher than a port goes.
 fn is_plain_port(digits: &[u8]) -> bool {
     let number = || digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
     matches!(digits.len(), 1..=5) && digits.iter().all(u8::is_ascii_digit) && number() <= u32::from(u16::MAX)
@@ -146,6 +154,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_empty_is_none() {
+        for (target, host, told) in [
+            ("/", "a.example:", "a.example"),
+            ("/", "[::1]:", "[::1]"),
+            ("http://A.example:/", "b", "A.example"),
+            ("http://b/", "a:", "b"),
+        ] {
+            let mut request = request(target, &[host]);
+            assert_eq!(settle(&mut request).expect("a good host"), told.to_ascii_lowercase(), "{target} {host}");
+            assert_eq!(request.headers()[HOST], told, "{target} {host}");
+        }
+    }
+
+    #[test]
     fn the_absolute_form_makes_no_good_host_of_a_bad_one() {
         for hosts in [&[][..], &["a b"], &["a", "a"]] {
             let refused = settle(&mut request("http://real.example/", hosts)).expect_err("no request of HTTP/1.1");
@@ -165,7 +187,9 @@ mod tests {
             &["a,b"],
             &["user@a"],
             &[""],
-            &["a:"],
+            &["a:b"],
+            &["a::"],
+            &[":"],
             &["a:99999"],
             &["a:+80"],
             &["a b"],
