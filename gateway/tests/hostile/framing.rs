@@ -1,5 +1,6 @@
 //! Requests that could be read in two ways.
 
+use super::support::speaker::*;
 use super::*;
 
 /// What is wrong with each of these is said by the last word.
@@ -187,4 +188,72 @@ async fn who_asks_for_another_protocol_and_gets_an_answer_goes_on_in_this_one() 
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
     let paths: Vec<String> = witness.heads().iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
     assert_eq!(paths, ["/chat", "/next"]);
+}
+
+/// RFC 3986 §3.2.3 lets a port be empty. It was a 400.
+#[tokio::test]
+async fn an_empty_port_is_none_to_everybody() {
+    let witness = Witness::new().await;
+    let target = Logged::with(&format!(
+        "[service.orders]\ninstances = [\"{}\"]\n[[route]]\nmatch = {{ hosts = [\"x.test\"] }}\nservice = \"orders\"\n",
+        witness.address
+    ))
+    .await;
+    for head in [
+        "GET / HTTP/1.1\r\nHost: x.test:",
+        "GET http://x.test:/ HTTP/1.1\r\nHost: b",
+        "GET / HTTP/1.0\r\nHost: x.test:",
+    ] {
+        let mut client = target.connect().await;
+        client.put(format!("{head}\r\nConnection: close\r\n\r\n")).await;
+        assert!(client.head().await.contains(" 200 OK\r\n"), "{head:?}");
+    }
+    for fields in [[(":authority", "x.test:"), (":path", "/")], [(":path", "/"), ("host", "x.test:")]] {
+        let mut client = Speaker::connect(target.address).await;
+        let fields = [&[(":method", "GET"), (":scheme", "http")], &fields[..]].concat();
+        client.put(frame(HEADERS, END_HEADERS | END_STREAM, 1, block(&fields))).await;
+        assert_eq!(client.until(DATA).await.payload, b"ok", "{fields:?}");
+    }
+    assert!(target.first_lines(5).await.iter().all(|line| line["host"] == "x.test"));
+    let heads = witness.heads();
+    let told = |head: &String| ["host", "x-forwarded-host"].iter().all(|name| header(head, name) == Some("x.test"));
+    assert!(heads.len() == 5 && heads.iter().all(told), "{heads:?}");
+}
+
+#[tokio::test]
+async fn a_query_passes_as_it_is_but_for_what_no_browser_leaves_in_one() {
+    let witness = Witness::new().await;
+    let target = Logged::before(witness.address, "").await;
+    let text = (0x21..=0x7e).map(char::from).chain(['é', '\u{2028}']).map(|c| c.to_string().into_bytes());
+    // The last is a letter for who reads Latin-1, and nothing in UTF-8.
+    let mut refused = Vec::new();
+    for query in text.chain([vec![0xe9]]) {
+        let mut client = target.connect().await;
+        client.put([b"GET /?a=", &query[..], b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"].concat()).await;
+        let passes = client.head().await.starts_with("HTTP/1.1 200 ");
+
+        let mut client = Speaker::connect(target.address).await;
+        let path = [b"/?a=", &query[..]].concat();
+        let fields = [block(&asks("GET", "/")[..3]), field(b":path", &path)].concat();
+        client.put(frame(HEADERS, END_HEADERS | END_STREAM, 1, fields)).await;
+        let kind = client.until_some(|frame| frame.stream == 1 || frame.kind == GOAWAY).await.kind;
+        let wanted = match &query[..] {
+            // There it is cut off.
+            b"#" => HEADERS,
+            b"\xe9" => GOAWAY,
+            _ if passes => HEADERS,
+            _ => RST_STREAM,
+        };
+        assert_eq!(kind, wanted, "{query:?}");
+
+        let line = [b"GET ", &path[..], b" HTTP/1.1"].concat();
+        let heads = std::mem::take(&mut *witness.heads.lock().unwrap());
+        match passes {
+            true => {
+                assert!(heads.len() == 2 && heads.iter().all(|head| head.as_bytes().starts_with(&line)), "{heads:?}")
+            }
+            false => refused.push(query),
+        }
+    }
+    assert_eq!(refused, [&b"\""[..], b"#", b"<", b">", b"\xe9"]);
 }
