@@ -32,9 +32,13 @@ fn upload(length: &str, data: &[u8]) -> Vec<u8> {
     [frame(HEADERS, END_HEADERS, 1, block(&fields)), frame(DATA, END_STREAM, 1, data)].concat()
 }
 
-/// A `POST` with these trailers.
+/// A `POST` with a trailer.
 fn trailed(name: &str, value: &str) -> Vec<u8> {
-    let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, block(&[(name, value)]));
+    trailed_with(&[(name, value)])
+}
+
+fn trailed_with(trailers: &[(&str, &str)]) -> Vec<u8> {
+    let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, block(trailers));
     [frame(HEADERS, END_HEADERS, 1, block(&asks("POST", "/"))), frame(DATA, 0, 1, "abc"), trailers].concat()
 }
 
@@ -221,6 +225,9 @@ async fn a_body_that_is_longer_or_shorter_than_it_says_never_becomes_a_whole_one
         ("longer, in parts", [begin("3"), frame(DATA, 0, 1, "ab"), frame(DATA, 0, 1, "cd")].concat(), "bad_request"),
         ("a trailer that frames", trailed("content-length", "3"), "bad_request"),
         ("a trailer that routes", trailed("host", "b"), "bad_request"),
+        ("white space before a trailer's value", trailed("x-sum", " 9"), "bad_request"),
+        ("white space behind a trailer's value", trailed("x-sum", "9\t"), "bad_request"),
+        ("a pseudo header behind a trailer", trailed_with(&[("x-sum", "9"), (":path", "/b")]), "bad_request"),
         // hyper takes the first for the end of a body, and an instance would take half a request for a whole one.
         (
             "given up in peace",
@@ -240,6 +247,23 @@ async fn a_body_that_is_longer_or_shorter_than_it_says_never_becomes_a_whole_one
         client.until_some(|frame| frame.kind == PING && frame.flags == ACK).await;
     }
     assert_eq!(witness.heads().len(), 0, "an instance took one of them for whole");
+}
+
+/// RFC 9113 §8.1 calls it malformed. h2 lets go of it before anybody could see it, so it does no more than that.
+#[tokio::test]
+async fn a_pseudo_header_in_front_of_trailers_reaches_nobody() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut client = Speaker::connect(target.address).await;
+    client.put(trailed_with(&[(":path", "/b"), (":authority", "b"), (":method", "PUT"), ("x-sum", "9")])).await;
+    let mut wire = fake.accept().await;
+    let head = wire.head().await;
+    assert!(head.starts_with("POST / HTTP/1.1\r\n") && header(&head, "host") == Some("a.example"), "{head}");
+    let body = wire.take_until("0\r\n\r\n").await;
+    assert!(body.contains("abc"), "{body}");
+    wire.put(OK).await;
+    assert_eq!(client.until(DATA).await.payload, b"ok");
+    assert_eq!(target.line().await["path"], "/");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use crate::alarm::Alarm;
 use crate::proxy::failure::{Failure, Fault};
 use crate::proxy::headers::end_hop;
 use crate::proxy::upload::{Sending, Upload};
+use crate::server::strict::http2::is_spaced;
 
 /// The head of a request as HTTP/2 has it, and its body.
 pub(super) fn translate(mut request: Outgoing, scheme: Scheme) -> Result<(Request<()>, Sending), Failure> {
@@ -126,7 +127,7 @@ impl InFlight {
     fn begin(&self, reply: Response<RecvStream>) -> Result<Reply, Failure> {
         let (mut head, stream) = reply.into_parts();
         head.version = Version::HTTP_11;
-        if !is_clear(head.status, &mut head.headers) {
+        if head.headers.values().any(is_spaced) || !is_clear(head.status, &mut head.headers) {
             return Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse));
         }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -254,7 +255,10 @@ impl Receiving {
         match ready!(self.stream.poll_trailers(context)) {
             Ok(trailers) => {
                 self.pulse.beat();
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+                Poll::Ready(trailers.map(|trailers| match trailers.values().any(is_spaced) {
+                    false => Ok(Frame::trailers(trailers)),
+                    true => Err(Cause::BadUpstreamResponse),
+                }))
             }
             Err(error) => Poll::Ready(Some(Err(blame(&error)))),
         }

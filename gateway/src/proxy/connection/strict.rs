@@ -15,6 +15,7 @@
 //! | `Content-Length` that is a list, or has zeros before it | 502 |
 //! | the same `Content-Length` in several lines | one line |
 //! | `Transfer-Encoding` beside `Content-Length`, or anything but one `chunked` | 502 |
+//! | over HTTP/2, white space at an end of a value | 502, by [`stream`](super::stream); the body is cut if it is a trailer's |
 //! | `Content-Length` of a 204, which has no body for anybody | removed |
 //!
 //! The connection that such an answer came over is not used again.

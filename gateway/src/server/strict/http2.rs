@@ -54,8 +54,7 @@ fn fields(headers: &HeaderMap, limit: usize) -> Result<(), Refusal> {
         return Err(Fault::TooManyHeaders.into());
     }
     for (name, value) in headers {
-        // RFC 9113 §8.2.1. HTTP/1.1 cuts this white space off, so that an instance would read another value than a route.
-        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+        if is_spaced(value) {
             return Err(Refusal::at(Fault::SpaceAroundValue, name.as_str().as_bytes()));
         }
         let name = name.as_str().as_bytes();
@@ -77,8 +76,18 @@ fn fields(headers: &HeaderMap, limit: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a value begins or ends with white space, which makes a message malformed (RFC 9113 §8.2.1).
+///
+/// HTTP/1.1 cuts it off, so that who is behind us would read another value than we do.
+pub(crate) fn is_spaced(value: &HeaderValue) -> bool {
+    matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
 /// Judges the trailers of a request. RFC 9110 §6.5.1: what frames or routes a message has no business behind it.
 pub fn check_trailers(trailers: &HeaderMap) -> Result<(), Refusal> {
+    if let Some((name, _)) = trailers.iter().find(|(_, value)| is_spaced(value)) {
+        return Err(Refusal::at(Fault::SpaceAroundValue, name.as_str().as_bytes()));
+    }
     match [CONTENT_LENGTH, TRANSFER_ENCODING, HOST].iter().find(|name| trailers.contains_key(*name)) {
         Some(name) => Err(Refusal::at(Fault::Trailer, name.as_str().as_bytes())),
         None => Ok(()),
