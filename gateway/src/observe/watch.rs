@@ -57,6 +57,12 @@ impl Watch {
     ///
     /// The body it gives back is not boxed, so that remembering an answer allocates nothing.
     pub fn until_the_end(self, response: Response) -> http::Response<Watched> {
+        if self.protocol == Version::HTTP_2 && blame::is_over() {
+            // What was still on its way ends first, so that its end is remembered too.
+            let response = response.map(|_| Watched { body: Body::empty(), answer: None });
+            drop(self);
+            return response;
+        }
         let (head, body) = response.into_parts();
         let rejection = head.extensions.get::<Rejection>();
         let answer = Answer {
@@ -103,8 +109,8 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.over {
-            let cause = blame::why();
-            self.end(Ended { status: cause.status(), grpc_status: None, cause: Some(cause), note: None, bytes_out: 0 });
+            let (cause, note) = blame::why();
+            self.end(Ended { status: cause.status(), grpc_status: None, cause: Some(cause), note, bytes_out: 0 });
         }
     }
 }

@@ -95,7 +95,7 @@ impl Note {
 impl Drop for Note {
     fn drop(&mut self) {
         if !self.ended {
-            self.write_end(None, Some(blame::why()));
+            self.write_end(None, Some(blame::why().0));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Whose doing it is that a request is dropped before it has an answer.
 //!
 //! Nearly always its client has gone away, and that is what whoever sees a request dropped takes for granted. Whoever knows
-//! better says so here, for as long as the dropping takes.
+//! better says so here, for as long as the dropping takes. Over HTTP/2 it may be known before.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,13 +10,23 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use portcullis_middleware::Cause;
 
+use super::http2;
+
 thread_local! {
     static CAUSE: Cell<Option<Cause>> = const { Cell::new(None) };
 }
 
+/// A cause, and what the client did wrong, if there is more to say.
+pub(crate) type Blame = (Cause, Option<&'static str>);
+
 /// Why the request that is being dropped has no answer.
-pub(crate) fn why() -> Cause {
-    CAUSE.get().unwrap_or(Cause::ClientClosed)
+pub(crate) fn why() -> Blame {
+    CAUSE.get().map(|cause| (cause, None)).or_else(http2::over).unwrap_or((Cause::ClientClosed, None))
+}
+
+/// Whether the answer to this request of HTTP/2 goes nowhere, whatever it is.
+pub(crate) fn is_over() -> bool {
+    http2::over().is_some()
 }
 
 pin_project! {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -20,15 +20,37 @@ use crate::server::strict::Refusal;
 use crate::server::strict::http2::check_trailers;
 
 /// A request's body whose end is an end, and whose faults have a name.
-pub(super) struct Checked(pub(super) Incoming);
+///
+/// h2 resets a stream whose body is longer or shorter than it says, and whoever answers it without reading that far hears
+/// nothing of it. So what was not read is looked at when it is let go of.
+pub(super) struct Checked {
+    body: Incoming,
+    over: bool,
+}
+
+impl Checked {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self { over: body.is_end_stream(), body }
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        let mut unheard = Context::from_waker(Waker::noop());
+        // There is no more of it than the client's window has room for.
+        while !self.over && Pin::new(&mut *self).poll_frame(&mut unheard).is_ready() {}
+    }
+}
 
 impl HttpBody for Checked {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let body = &mut self.get_mut().0;
-        Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(context)) {
+        let Self { body, over } = self.get_mut();
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        *over = !matches!(frame, Some(Ok(_)));
+        Poll::Ready(match frame {
             Some(Ok(frame)) => match frame.trailers_ref().map(check_trailers) {
                 Some(Err(refusal)) => Some(Err(refused(refusal))),
                 _ => Some(Ok(frame)),
@@ -44,11 +66,11 @@ impl HttpBody for Checked {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
 
@@ -61,6 +83,7 @@ fn explain(error: hyper::Error) -> BoxError {
     let found = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
     match found {
         Some(error) if error.is_library() && error.reason() == Some(h2::Reason::PROTOCOL_ERROR) => {
+            pace::malformed(Fault::BodyLength);
             refused(Fault::BodyLength.into())
         }
         _ => error.into(),

@@ -191,7 +191,7 @@ pub(super) struct Open(Arc<Course>);
 impl Open {
     /// Why the request is cut short, if the gateway does it.
     pub(super) fn broken(&self) -> Option<Cause> {
-        pace::given_up().or_else(|| self.0.broken.get().copied())
+        pace::over().map(|(cause, _)| cause).or_else(|| self.0.broken.get().copied())
     }
 }
 

@@ -34,6 +34,7 @@ use clocked::Clocked;
 use course::Course;
 use keeper::Keeper;
 use pace::Worker;
+pub(super) use pace::over;
 use streams::Streams;
 
 /// How connections that speak HTTP/2 are treated beyond what all are.

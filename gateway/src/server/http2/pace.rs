@@ -1,4 +1,4 @@
-//! Requests that run on their connection's worker, and clients that ask and do not listen.
+//! Requests that run on their connection's worker, and clients that ask and do not listen, or say what may not be.
 //!
 //! An answer that its client does not take lies in memory, and holds a connection to an instance. h2 tells nobody how
 //! long that goes on, so an answer's body notes when it was last asked for more, and its request is given up when that was
@@ -16,6 +16,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::server::blame::Blame;
+use crate::server::strict::Fault;
+
 /// What a client does with the answer to its request.
 #[derive(Clone, Copy)]
 enum Answer {
@@ -23,28 +26,37 @@ enum Answer {
     Taken,
     /// Since then there is a part of it that it does not take.
     Offered(Instant),
-    /// That went on for too long.
-    GivenUp,
+}
+
+/// What is known of the request that a task is for.
+struct Stream {
+    answer: Cell<Answer>,
+    /// Why its answer goes nowhere, if it does, and what the client did wrong.
+    over: Cell<Option<Blame>>,
 }
 
 task_local! {
-    /// The answer to the request that a task is for.
-    static ANSWER: Cell<Answer>;
+    static STREAM: Stream;
 }
 
 /// The client has taken everything so far.
 pub(super) fn taken() {
-    let _ = ANSWER.try_with(|answer| answer.set(Answer::Taken));
+    let _ = STREAM.try_with(|stream| stream.answer.set(Answer::Taken));
 }
 
 /// A part of the answer is there to be taken.
 pub(super) fn offered() {
-    let _ = ANSWER.try_with(|answer| answer.set(Answer::Offered(Instant::now())));
+    let _ = STREAM.try_with(|stream| stream.answer.set(Answer::Offered(Instant::now())));
 }
 
-/// Why this task's request is given up, if it is.
-pub(super) fn given_up() -> Option<Cause> {
-    ANSWER.try_with(|answer| matches!(answer.get(), Answer::GivenUp).then_some(Cause::IdleTimeout)).ok()?
+/// The client broke a rule, and h2 has reset this task's stream.
+pub(super) fn malformed(fault: Fault) {
+    let _ = STREAM.try_with(|stream| stream.over.set(Some((fault.cause(), Some(fault.sentence())))));
+}
+
+/// Why the answer to this task's request goes nowhere, if that is known.
+pub(in crate::server) fn over() -> Option<Blame> {
+    STREAM.try_with(|stream| stream.over.get()).ok()?
 }
 
 /// Runs requests on the worker that has their connection.
@@ -63,7 +75,8 @@ impl Worker {
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Worker {
     fn execute(&self, stream: F) {
-        let task = ANSWER.scope(Cell::new(Answer::Taken), until_given_up(stream, self.patience));
+        let known = Stream { answer: Cell::new(Answer::Taken), over: Cell::new(None) };
+        let task = STREAM.scope(known, until_given_up(stream, self.patience));
         // hyper calls this from within the connection's task, whose runtime is the worker's.
         drop(tokio::spawn(self.connections.track_future(task)));
     }
@@ -77,7 +90,8 @@ async fn until_given_up(stream: impl Future<Output = ()>, patience: Option<Durat
             if stream.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());
             }
-            let (Answer::Offered(offered), Some(patience)) = (ANSWER.with(Cell::get), patience) else {
+            let (Answer::Offered(offered), Some(patience)) = (STREAM.with(|stream| stream.answer.get()), patience)
+            else {
                 return Poll::Pending;
             };
             let deadline = offered + patience;
@@ -89,7 +103,7 @@ async fn until_given_up(stream: impl Future<Output = ()>, patience: Option<Durat
             if deadline <= Instant::now() {
                 debug!("a client does not take its answer");
                 // It is dropped right after this, still within the task, and asks why.
-                ANSWER.with(|answer| answer.set(Answer::GivenUp));
+                STREAM.with(|stream| stream.over.set(Some((Cause::IdleTimeout, None))));
                 return Poll::Ready(());
             }
             clock.reset(deadline);

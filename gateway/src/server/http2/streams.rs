@@ -45,7 +45,7 @@ impl<A: Application> Streams<A> {
         let is_head = *request.method() == Method::HEAD;
         let response = match check(&request, self.headers, self.request_line) {
             Ok(()) => {
-                let request = request.map(|body| deadline::body(Checked(body), self.body_idle));
+                let request = request.map(|body| deadline::body(Checked::new(body), self.body_idle));
                 Blamed::new(self.application.serve(request, &self.peer), || open.broken()).await
             }
             Err(refusal) => self.application.refuse(&refusal, &self.peer),
