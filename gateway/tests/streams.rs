@@ -4,6 +4,9 @@ mod support;
 
 use std::time::Duration;
 
+use axum::body::Body;
+use http::Request;
+use support::http2::{self, Client};
 use support::logged::Logged;
 use support::{Fake, header};
 use tokio::time::{Instant, timeout};
@@ -71,6 +74,56 @@ async fn events_come_one_by_one_also_where_answers_are_compressed() {
         let came = timeout(Duration::from_millis(500), client.take_until("\n\n")).await.expect("at once");
         assert!(came.ends_with(&format!("data: {number}\n\n")), "{came}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_says_of_its_encoding_what_one_to_get_does() {
+    let instance = Fake::new().await;
+    let gateway = Logged::with(&format!(
+        "[service.a]\ninstances = [\"{}\"]\n[[route]]\nchain = [\"compress\"]\nservice = \"a\"\n",
+        instance.address
+    ))
+    .await;
+    let answer =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4000\r\nETag: \"v1\"\r\nDigest: x\r\n\r\n";
+    let mut client = gateway.connect().await;
+    let (mut wire, mut older, mut newer) = (None, Vec::new(), Vec::new());
+    let http2 = Client::connect(gateway.address).await;
+    for method in ["HEAD", "GET", "HEAD"] {
+        let whole = if method == "GET" { format!("{answer}{}", "abcd".repeat(1000)) } else { answer.to_owned() };
+        client.put(format!("{method} / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")).await;
+        if wire.is_none() {
+            wire = Some(instance.accept().await);
+        }
+        let wire = wire.as_mut().unwrap();
+        wire.head().await;
+        wire.put(&whole).await;
+        let head = client.head().await;
+        assert_eq!(
+            (header(&head, "content-encoding"), header(&head, "vary")),
+            (Some("gzip"), Some("accept-encoding")),
+            "{head}"
+        );
+        assert_eq!((header(&head, "content-length"), header(&head, "digest")), (None, None), "{head}");
+        older.push(header(&head, "etag").unwrap().to_owned());
+        if method == "GET" {
+            let size = client.take_until("\r\n").await;
+            client.take(usize::from_str_radix(size.trim_end(), 16).unwrap() + "\r\n0\r\n\r\n".len()).await;
+        }
+
+        let request = Request::builder().method(method).uri("http://a/").header("accept-encoding", "gzip");
+        let sent = async { http2::whole(http2.send(request.body(Body::empty()).unwrap()).await).await };
+        let instance = async {
+            wire.head().await;
+            wire.put(&whole).await;
+        };
+        let (mut came, ()) = tokio::join!(sent, instance);
+        assert_eq!(came.body.is_empty(), method == "HEAD");
+        came.headers.remove("date");
+        newer.push(came.headers);
+    }
+    assert_eq!(older, ["W/\"v1\""; 3]);
+    assert!(newer[0] == newer[1] && newer[1] == newer[2], "{newer:?}");
 }
 
 #[tokio::test]

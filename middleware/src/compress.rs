@@ -9,22 +9,28 @@
 //!
 //! zstd, brotli or gzip, whichever the client prefers. Left alone are answers that are encoded already, partial, or
 //! marked `no-transform`, images, gRPC and event streams (which must not wait in an encoder). An answer that could have
-//! been compressed says `Vary: accept-encoding`; a compressed one has no strong `ETag`, because its bytes are others.
-//! It refuses nobody, and nothing is added to the request.
+//! been compressed says `Vary: accept-encoding`; a compressed one has no strong `ETag` and none of the digests that it came
+//! with (`Repr-Digest`, `Content-Digest`, `Digest`, `Content-MD5`), because its bytes are others. An answer to `HEAD` has the
+//! headers that one to `GET` would have. It refuses nobody, also not who takes neither a coding that is known here nor the
+//! plain form (`identity;q=0`), and gets the latter; and nothing is added to the request.
 
 use std::sync::Arc;
 
+use axum::body::Body;
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
-use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version};
-use tower::Layer;
-use tower::layer::layer_fn;
-use tower::util::MapResponse;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
+use tower::util::{MapResponse, ServiceExt};
+use tower::{BoxError, Layer};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 use crate::prelude::*;
 
-/// Compresses answers for clients that take it.
+/// Compresses answers for clients that take it. Who takes neither zstd, brotli, gzip nor the plain form (`identity;q=0`) gets
+/// the latter all the same.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Compress {
@@ -81,11 +87,19 @@ types = ["text/*", "application/json"]"#;
             has_whole_body(status, extensions) && may_transform(headers) && is_listed(headers, &types)
         };
         let compression = CompressionLayer::new().compress_when(SizeAbove::new(self.min_size.bytes()).and(worthwhile));
-        let layer = RouteLayer::tower(layer_fn(move |next: Next| {
-            MapResponse::new(compression.layer(MapResponse::new(next, mark_encoded)), weaken_etag)
-        }));
-        // A compressed answer to HEAD would be the encoder's idea of an empty body.
-        Ok(layer.only_if(|request| request.method() != Method::HEAD && takes_something(request.headers())))
+        Ok(RouteLayer::around(Encoder(compression)).only_if(|request| takes_something(request.headers())))
+    }
+}
+
+/// The middleware: tower-http's encoder, and what it leaves undone.
+struct Encoder<P>(CompressionLayer<P>);
+
+impl<P: Predicate + Send + Sync + 'static> Around for Encoder<P> {
+    async fn handle(&self, request: Request, next: Next) -> Response {
+        let is_head = request.method() == Method::HEAD;
+        let next = MapResponse::new(next, move |response| before(response, is_head));
+        let Ok(response) = self.0.layer(next).oneshot(request).await;
+        after(response)
     }
 }
 
@@ -130,30 +144,71 @@ fn is_listed(headers: &HeaderMap, types: &[MediaType]) -> bool {
     !never && types.iter().any(|listed| listed.matches(&content_type))
 }
 
-/// On an answer that came encoded, so that [`weaken_etag`] knows whose encoding it is.
+/// On an answer that came encoded, so that it is known [afterwards](after) whose encoding it is.
 #[derive(Clone)]
 struct CameEncoded;
 
-fn mark_encoded(mut response: Response) -> Response {
+/// On an answer to `HEAD`.
+#[derive(Clone)]
+struct OnlyHead;
+
+fn before(mut response: Response, is_head: bool) -> Response {
     if response.headers().contains_key(CONTENT_ENCODING) {
         response.extensions_mut().insert(CameEncoded);
+    }
+    if is_head && response.body().is_end_stream() {
+        // RFC 9110 §9.3.2: what it says of the body counts, and not that there is none here.
+        response.extensions_mut().insert(OnlyHead);
+        *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, BoxError>>());
     }
     response
 }
 
-/// RFC 9110 §8.8.3.3: representations that differ in encoding must not share a strong tag.
-fn weaken_etag<B>(mut response: http::Response<B>) -> http::Response<B> {
+fn after<B>(mut response: http::Response<B>) -> Response
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let came_encoded = response.extensions_mut().remove::<CameEncoded>().is_some();
-    if came_encoded || !response.headers().contains_key(CONTENT_ENCODING) {
-        return response;
+    let only_head = response.extensions_mut().remove::<OnlyHead>().is_some();
+    let encoded = !came_encoded && response.headers().contains_key(CONTENT_ENCODING);
+    if encoded {
+        describe_anew(response.headers_mut());
     }
-    if let Some(etag) = response.headers().get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")) {
+    match (only_head, encoded) {
+        (true, _) => response.map(|_| Body::empty()),
+        (false, true) => response.map(|body| Body::new(body.map_frame(trailers_anew))),
+        (false, false) => response.map(Body::new),
+    }
+}
+
+/// What is true of the bytes that came and not of those that go: RFC 9530 (also of the whole representation, whose
+/// encoding is a part of it), RFC 3230, RFC 1864.
+const DIGESTS: [HeaderName; 4] = [
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+/// Removes from headers or trailers what was said of the body before it was encoded.
+fn describe_anew(headers: &mut HeaderMap) {
+    for name in &DIGESTS {
+        headers.remove(name);
+    }
+    // RFC 9110 §8.8.3.3: representations that differ in encoding must not share a strong tag.
+    if let Some(etag) = headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")) {
         match HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()) {
-            Ok(weak) => response.headers_mut().insert(ETAG, weak),
-            Err(_) => response.headers_mut().remove(ETAG),
+            Ok(weak) => headers.insert(ETAG, weak),
+            Err(_) => headers.remove(ETAG),
         };
     }
-    response
+}
+
+fn trailers_anew(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        describe_anew(trailers);
+    }
+    frame
 }
 
 /// A media type, perhaps with a `*` for some of its characters.
@@ -195,8 +250,8 @@ impl MediaType {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use axum::response::IntoResponse;
+    use http_body_util::StreamBody;
 
     use super::*;
     use crate::testing::{self, Answer, Chain, build, chain, request};
@@ -293,6 +348,75 @@ mod tests {
         ask(&app, "identity").await.expect_header("etag", "\"v1\"");
         let app = service("", &[("content-type", "text/html"), ("etag", "\"v1\""), ("content-encoding", "br")]);
         ask(&app, "br").await.expect_header("etag", "\"v1\"").expect_header("content-encoding", "br");
+    }
+
+    const DIGESTED: &[(&str, &str)] = &[
+        ("content-type", "text/html"),
+        ("content-length", "4000"),
+        ("etag", "\"v1\""),
+        ("content-md5", "Q2hlY2sgSW50ZWdyaXR5IQ=="),
+        ("digest", "sha-256=:x:"),
+        ("content-digest", "sha-256=:x:"),
+        ("repr-digest", "sha-256=:x:"),
+    ];
+
+    /// Their digests were those of other bytes.
+    #[tokio::test]
+    async fn no_digest_of_what_was_encoded_goes_on() {
+        let app = service("", DIGESTED);
+        let (coded, plain) = (ask(&app, "gzip").await, ask(&app, "identity").await);
+        for name in DIGESTS {
+            assert!(!coded.headers.contains_key(&name) && plain.headers.contains_key(&name), "{name}");
+        }
+
+        let app = chain::<Compress>("").answer(|_| async {
+            let trailers: HeaderMap =
+                DIGESTED.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            let frames =
+                [Ok::<_, BoxError>(Frame::data(Bytes::from("abcd".repeat(1000)))), Ok(Frame::trailers(trailers))];
+            let mut response = Response::new(Body::new(StreamBody::new(futures_util::stream::iter(frames))));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+            response
+        });
+        let trailers = ask(&app, "gzip").await.trailers.expect("there are some");
+        assert_eq!(trailers.get(ETAG).unwrap(), "W/\"v1\"");
+        assert!(trailers.contains_key(CONTENT_TYPE) && !DIGESTS.iter().any(|name| trailers.contains_key(name)));
+        assert!(ask(&app, "identity").await.trailers.unwrap().contains_key("digest"));
+    }
+
+    /// `HEAD` was passed by: no `Vary`, a strong tag, and the length of what a `GET` never got.
+    #[tokio::test]
+    async fn an_answer_to_head_has_the_headers_that_one_to_get_has() {
+        let bodiless = |toml: &str, lines: &'static [(&'static str, &'static str)]| {
+            chain::<Compress>(toml).answer(move |request| async move {
+                let is_head = request.method() == Method::HEAD;
+                let mut response = Response::new(if is_head { Body::empty() } else { "abcd".repeat(1000).into() });
+                for (name, value) in lines {
+                    response.headers_mut().append(*name, HeaderValue::from_static(value));
+                }
+                response
+            })
+        };
+        let no_length = &DIGESTED[..1];
+        let encoded = &[("content-type", "text/html"), ("content-encoding", "br"), ("etag", "\"v1\"")];
+        let other = &[("content-type", "image/png"), ("content-length", "4000")];
+        for (toml, lines) in [
+            ("", DIGESTED),
+            ("min_size = \"4001B\"", DIGESTED),
+            ("", no_length),
+            ("", encoded),
+            ("", other),
+            ("types = [\"a/b\"]", DIGESTED),
+        ] {
+            let app = bodiless(toml, lines);
+            for accepts in ["gzip", "br", "identity", "gzip;q=0, identity;q=0", ""] {
+                let mut head = request("HEAD", "/");
+                head.headers_mut().insert(ACCEPT_ENCODING, accepts.parse().expect("a value"));
+                let (head, get) = (app.send(head).await, ask(&app, accepts).await);
+                assert_eq!(head.headers, get.headers, "{toml} {lines:?} {accepts}");
+                assert!(head.body.is_empty() && head.status == get.status);
+            }
+        }
     }
 
     #[tokio::test]
