@@ -59,6 +59,10 @@ impl From<Failure> for Rejection {
             Failure { fault: Fault::Client, cause: Cause::IdleTimeout, .. } => {
                 rejection.status(StatusCode::REQUEST_TIMEOUT)
             }
+            // It has closed its side in the middle of its body, and may still listen.
+            Failure { fault: Fault::Client, cause: Cause::ClientClosed, detail: Some(_) } => {
+                rejection.status(StatusCode::BAD_REQUEST)
+            }
             _ => rejection,
         }
     }

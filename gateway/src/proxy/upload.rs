@@ -316,14 +316,15 @@ fn blame(error: &(dyn Error + 'static)) -> (Cause, Option<&'static str>) {
             return (Cause::BodyTooLarge, None);
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            use io::ErrorKind::{InvalidData, InvalidInput, TimedOut};
+            use io::ErrorKind::{InvalidData, InvalidInput, TimedOut, UnexpectedEof};
             let refusal = error.get_ref().and_then(|error| error.downcast_ref::<Refusal>());
-            let cause = match error.kind() {
-                InvalidData | InvalidInput => Cause::BadRequest,
-                TimedOut => Cause::IdleTimeout,
-                _ => Cause::ClientClosed,
+            let told = refusal.map(|refusal| refusal.fault.sentence());
+            return match error.kind() {
+                InvalidData | InvalidInput => (Cause::BadRequest, told),
+                TimedOut => (Cause::IdleTimeout, told),
+                UnexpectedEof => (Cause::ClientClosed, Some("the connection ended in the middle of the body")),
+                _ => (Cause::ClientClosed, told),
             };
-            return (cause, refusal.map(|refusal| refusal.fault.sentence()));
         }
         next = error.source();
     }

@@ -183,9 +183,10 @@ impl<A: Application> Requests<'_, A> {
         }
         // In HTTP/1.0 a body without a length ends with its connection, and hyper would promise to keep that one unless the
         // answer is of that version too.
-        if is_old && (self.stop.is_told() || response.body().size_hint().exact().is_none()) {
+        let is_last = self.stop.is_told() || self.phase.is_shut();
+        if is_old && (is_last || response.body().size_hint().exact().is_none()) {
             *response.version_mut() = Version::HTTP_10;
-        } else if self.stop.is_told() {
+        } else if is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| self.phase.until_the_answer_ends(Some(body))))

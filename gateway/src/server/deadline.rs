@@ -34,6 +34,8 @@ struct Answers {
     last: AtomicU64,
     /// Whether the last one begins another protocol.
     switched: AtomicBool,
+    /// Whether nothing more is read of what the client sends.
+    shut: AtomicBool,
     /// Why the connection is closed before the last one was over, if it is not the client's doing.
     broken: OnceLock<Cause>,
     /// Whether somebody waits for an answer to end.
@@ -49,6 +51,7 @@ impl Phase {
             over: AtomicU64::new(0),
             last: AtomicU64::new(0),
             switched: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
             broken: OnceLock::new(),
             awaited: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -62,6 +65,15 @@ impl Phase {
 
     pub(super) fn has_switched(&self) -> bool {
         self.0.switched.load(Relaxed)
+    }
+
+    /// Nothing more is read of what the client sends.
+    pub(super) fn shut(&self) {
+        self.0.shut.store(true, Relaxed);
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.0.shut.load(Relaxed)
     }
 
     /// The connection is closed for this reason. A request whose answer is not over by then hears of it.

@@ -189,6 +189,7 @@ impl<I> Gatekeeper<I> {
     /// What a reader hears of a refusal.
     fn tell(&mut self, refusal: Refusal, context: &Context<'_>) -> Poll<io::Result<()>> {
         if self.gate.place(&self.held) == Place::Broken {
+            self.phase.shut();
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
         }
         if self.owes_an_answer() {
@@ -276,6 +277,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Gatekeeper<I> {
                 continue;
             }
             if buffer.filled().len() == before {
+                this.phase.shut();
                 // Whoever leaves while we owe an answer has left; whoever stops in a head may still listen.
                 if this.owes_an_answer() || this.gate.place(&this.held) != Place::Head {
                     return Poll::Ready(Ok(()));
