@@ -378,6 +378,41 @@ async fn a_body_where_none_can_be_reaches_nobody_and_ends_the_connection() {
     }
 }
 
+/// RFC 9110 §15.3.6 has an instance send none. RFC 9112 §6.3 reads it like any other, so that nobody disagrees on its end.
+#[tokio::test]
+async fn the_body_of_a_205_passes_as_it_is_framed() {
+    let head = "HTTP/1.1 205 Reset Content\r\n";
+    for answer in [
+        format!("{head}Content-Length: 5\r\n\r\nreset"),
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nreset\r\n0\r\n\r\n"),
+    ] {
+        let target = before(instance(vec![answer]).await).await;
+        let mut older = target.connect().await;
+        let (status, body, whole) = outcome(&mut older, "/bad/0").await;
+        assert!(status == 205 && whole && [&b"reset"[..], b"5\r\nreset\r\n0\r\n\r\n"].contains(&&*body), "{body:?}");
+        assert_eq!(outcome(&mut older, "/own").await, (200, b"/own".to_vec(), true));
+        let mut newer = Speaker::connect(target.address).await;
+        newer.put([get(1, "/bad/0"), get(3, "/own")].concat()).await;
+        for (stream, body) in [(1, "reset"), (3, "/own")] {
+            let data = newer.until_some(|frame| frame.stream == stream && frame.kind == DATA).await;
+            assert_eq!(data.payload, body.as_bytes());
+        }
+    }
+
+    let fake = Fake::new().await;
+    let route = "[[route]]\nservice = \"orders\"\n";
+    let service = format!("[service.orders]\ninstances = [\"{}\"]\nprotocol = \"h2c\"\n{route}", fake.address);
+    let target = Logged::with(&service).await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut peer = Raw::begin(fake.accept().await).await;
+    let (_, stream, _) = peer.until(HEADERS).await;
+    peer.send(HEADERS, END_HEADERS, stream, &block(&[(":status", "205"), ("content-length", "5")])).await;
+    peer.send(DATA, END_STREAM, stream, b"reset").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 205 "));
+    assert_eq!(client.take(5).await, b"reset");
+}
+
 #[tokio::test]
 async fn an_instance_of_http_2_with_too_many_headers_is_a_502() {
     let fake = Fake::new().await;
