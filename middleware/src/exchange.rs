@@ -61,6 +61,12 @@ impl fmt::Display for Origin {
     }
 }
 
+/// The refusal of a client whose address is unknown, where that decides. No fault of ours: a load balancer that cannot name
+/// its clients may cause it, or a listener at a unix socket.
+pub(crate) fn client_unknown() -> Rejection {
+    Rejection::new(Cause::IpNotAllowed).detail("the client's address is unknown").note("the client has no address")
+}
+
 /// A route as others see it: its name and where it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteInfo {
@@ -238,11 +244,7 @@ impl Exchange {
 
     /// Who sent the request. Unknown is a refusal: nothing that decides by address may guess.
     pub fn client(&self) -> Result<&Client, Rejection> {
-        self.0
-            .arrival
-            .client
-            .as_ref()
-            .ok_or_else(|| Rejection::new(Cause::Internal).detail("the client's address is unknown"))
+        self.0.arrival.client.as_ref().ok_or_else(client_unknown)
     }
 
     /// What the edge knew when the request arrived.

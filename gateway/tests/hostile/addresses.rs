@@ -268,6 +268,43 @@ async fn whom_a_chain_of_proxies_names_on_the_way_stays_in_the_list_that_was_rea
     }
 }
 
+/// What asked for an address that nobody had was a 500 `internal`, which pages somebody.
+#[tokio::test]
+async fn whom_nobody_can_name_is_refused_where_an_address_decides_and_slips_to_no_other_route() {
+    let witness = Witness::new().await;
+    let instance = witness.address;
+    let target = Logged::trusting(
+        &["127.0.0.0/8"],
+        &format!(
+            "proxy_protocol = true\n\
+             [service.open]\ninstances = [\"{instance}\"]\n\
+             [service.told]\ninstances = [\"{instance}\"]\nproxy_protocol = \"v1\"\n\
+             [[route]]\nname = \"office\"\nmatch = {{ path = \"/in\", clients = [\"192.0.2.0/24\"] }}\nservice = \"open\"\n\
+             [[route]]\nname = \"blocked\"\nmatch = {{ path = \"/out\", clients = [\"192.0.2.0/24\"] }}\nrespond = {{ status = 403 }}\n\
+             [[route]]\nname = \"told\"\nmatch = {{ path = \"/told\" }}\nservice = \"told\"\n\
+             [[route]]\nname = \"split\"\nmatch = {{ path = \"/split\" }}\nsplit = [{{ service = \"open\", weight = 1 }}]\nsticky = {{ client = true }}\n\
+             [[route]]\nname = \"rest\"\nmatch = {{ path = {{ prefix = \"/\" }} }}\nservice = \"open\"\n"
+        ),
+    )
+    .await;
+    let paths = ["/in", "/out", "/told", "/split", "/other"];
+    for (path, wanted) in paths.into_iter().zip([403, 403, 403, 403, 200]) {
+        let mut wire = target.connect().await;
+        wire.put(format!("PROXY UNKNOWN\r\nGET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        let answer = String::from_utf8(wire.rest().await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{path}: {answer}");
+    }
+    let lines = target.first_lines(paths.len()).await;
+    let notes: Vec<_> = lines.iter().map(|line| line["note"].as_str().unwrap_or_default()).collect();
+    let nobody = "the client has no address";
+    assert_eq!(
+        notes,
+        [&*format!("route `office`: {nobody}"), &*format!("route `blocked`: {nobody}"), nobody, nobody, ""]
+    );
+    assert!(lines[..4].iter().all(|line| line["cause"] == "ip_not_allowed"), "{lines:?}");
+    assert_eq!(witness.heads().len(), 1, "nothing else went upstream");
+}
+
 #[tokio::test]
 async fn a_list_of_nobody_names_nobody_and_leaves_no_empty_element() {
     let witness = Witness::new().await;

@@ -102,11 +102,10 @@ impl<G> Index<G> {
         &self.details[rank as usize]
     }
 
-    /// The candidate that wins a request.
+    /// The candidate that wins a request, if it [is decided](Self::is_decided) that it may.
     pub(super) fn find(&self, facts: &Facts<'_>) -> Result<Rank, Miss> {
         match self.best(facts) {
-            Ok(best) if self.is_decided(best, facts) => Ok(best),
-            Ok(_) => Err(Miss::ClientUnknown),
+            Ok(best) => Ok(best),
             Err(OnlyTheMethod(true)) => Err(Miss::MethodNotAllowed(self.allow(facts))),
             Err(OnlyTheMethod(false)) => Err(Miss::NoRoute),
         }

@@ -10,6 +10,8 @@ use super::Fault;
 use super::captures::Captures;
 use super::index::{Candidate, Index, Rule};
 use super::predicate::Facts;
+use super::trie::Rank;
+use crate::exchange::client_unknown;
 use crate::{Cause, MatchedRoute, Next, Rejection, Request, RouteInfo};
 
 /// A route on its way into a [`Table`], and in it.
@@ -65,8 +67,10 @@ pub enum Miss {
     NoRoute,
     /// Only the method is wrong; with one of these a route would match.
     MethodNotAllowed(HeaderValue),
-    /// A route that matches by the client's address decides, and that address is unknown.
-    ClientUnknown,
+    /// This route decides, which matches by the client's address, and that address is unknown.
+    ///
+    /// Another one must not have the request instead: it may be that this one is there to keep some clients from it.
+    ClientUnknown(Arc<RouteInfo>),
 }
 
 impl From<Miss> for Rejection {
@@ -74,7 +78,9 @@ impl From<Miss> for Rejection {
         match miss {
             Miss::NoRoute => Rejection::new(Cause::NoRoute),
             Miss::MethodNotAllowed(allow) => Rejection::new(Cause::MethodNotAllowed).header(ALLOW, allow),
-            Miss::ClientUnknown => Rejection::new(Cause::Internal).detail("the client's address is unknown"),
+            Miss::ClientUnknown(route) => {
+                client_unknown().note(format!("route `{}`: the client has no address", route.name))
+            }
         }
     }
 }
@@ -124,7 +130,7 @@ impl Table {
     /// The route that takes a request.
     pub fn find(&self, request: &Request) -> Result<Hit<'_>, Miss> {
         let facts = Facts::of(request);
-        let rank = self.index.find(&facts)?;
+        let rank = self.winner(&facts)?;
         let candidate = self.index.candidate(rank);
         let path = candidate.parts.as_ref().zip(request.uri().path_and_query());
         let captures = path.map(|(parts, path)| Captures::new(parts, path)).unwrap_or_default();
@@ -136,8 +142,16 @@ impl Table {
 
     /// The route that would take a request if this were its path.
     pub(super) fn entry_as(&self, request: &Request, path: &str) -> Result<&Entry, Miss> {
-        let rank = self.index.find(&Facts::at(request, path))?;
+        let rank = self.winner(&Facts::at(request, path))?;
         Ok(self.entry(self.index.candidate(rank)))
+    }
+
+    fn winner(&self, facts: &Facts<'_>) -> Result<Rank, Miss> {
+        let rank = self.index.find(facts)?;
+        if self.index.is_decided(rank, facts) {
+            return Ok(rank);
+        }
+        Err(Miss::ClientUnknown(self.index.candidate(rank).goal.info.clone()))
     }
 
     pub(super) fn entry(&self, candidate: &Candidate<Goal>) -> &Entry {

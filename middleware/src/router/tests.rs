@@ -188,7 +188,7 @@ async fn the_client_is_judged_by_its_address_and_an_unknown_one_is_refused() {
     {
         app.clone().client(ip).get("/").await.expect_body(expected);
     }
-    app.from_client(None).get("/").await.expect_status(500).expect_cause(Cause::Internal);
+    app.from_client(None).get("/").await.expect_status(403).expect_cause(Cause::IpNotAllowed);
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ proptest! {
                 prop_assert_eq!(&won[0].route, &hit.entry.info);
                 prop_assert_eq!(won[0].alternative, hit.alternative);
             }
-            Err(super::Miss::ClientUnknown) => prop_assert_eq!((won.len(), undecided.len()), (0, 1)),
+            Err(super::Miss::ClientUnknown(_)) => prop_assert_eq!((won.len(), undecided.len()), (0, 1)),
             Err(_) => prop_assert!(told.iter().all(|one| matches!(one.outcome, Outcome::Failed(_)))),
         }
         prop_assert_eq!(told.len(), routes.iter().map(|(matches, _)| matches.len()).sum::<usize>());
@@ -328,7 +328,7 @@ proptest! {
             let number: usize = one.route.name[1..].parse().expect("a number");
             let (matches, priority) = &routes[number];
             let single = table(&written(&[(vec![matches[one.alternative].clone()], *priority)]));
-            matches!(single.find(&asked), Ok(_) | Err(super::Miss::ClientUnknown))
+            matches!(single.find(&asked), Ok(_) | Err(super::Miss::ClientUnknown(_)))
         }).collect();
         let first = alone.iter().position(|matches| *matches);
         let won = whole.explain(&asked).iter().position(|one| matches!(one.outcome, Outcome::Won | Outcome::Undecided));

@@ -277,7 +277,8 @@ impl Guarded<'_> {
             request.headers_mut().insert(HOST, HeaderValue::from_str(&probe.host).ok()?);
         }
         let index = &self.realm.index;
-        let rank = index.find(&Facts::of(&request)).ok()?;
+        let facts = Facts::of(&request);
+        let rank = index.find(&facts).ok().filter(|rank| index.is_decided(*rank, &facts))?;
         let other = self.realm.claim(rank);
         if probe.own_path && self.has_the_same_path(rank) {
             return None;
