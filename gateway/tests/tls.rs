@@ -17,7 +17,7 @@ use portcullis_middleware::tls::SubjectName;
 use rustls::HandshakeKind;
 use support::Wire;
 use support::gateway::Running;
-use support::pki::{Authority, Issued, TlsClient, replace};
+use support::pki::{Authority, Issued, Renewed, TlsClient, replace};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -284,6 +284,42 @@ async fn a_session_does_not_go_on_where_clients_must_say_who_they_are() {
     assert_eq!((kind().await, kind().await), (Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)));
     stage.clients("clients.pem");
     until("the new authority decides", async || kind().await.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_client_with_a_renewed_certificate_comes_back_with_the_ticket_of_the_old_one() {
+    // Its session went on, and then the connection was closed, because the certificate from when it began had expired.
+    // The client could not know, and offered the ticket again and again.
+    let stage = Stage::new();
+    let (certificate, _) = stage.certificate("a", &["a.example"]);
+    let (clients, ca) = stage.clients("clients.pem");
+    let tls = format!("certificates = [{certificate}], client_ca = \"{ca}\", client_certificate");
+    let required = Running::start_whole(&one(&format!("{tls} = \"required\""), HELLO)).await;
+    let optional = Running::start_whole(&one(&format!("{tls} = \"optional\""), HELLO)).await;
+    let ends = std::time::SystemTime::now() + Duration::from_secs(4);
+    let own = Renewed::new(&clients.issue_with(&["me"], |params| params.not_after = ends.into()));
+    let mut known = Vec::new();
+    for address in [required.address, optional.address] {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            known.push((TlsClient::renewed(&stage.authority, version, own.clone()), address));
+        }
+    }
+    let kinds = async || {
+        let kind = async |client: &TlsClient, address| {
+            let mut connection = client.connect(address, "a.example").await.ok()?;
+            connection.get("a.example", "/hello").await.ok()?;
+            Some(connection.kind())
+        };
+        futures_util::future::join_all(known.iter().map(|(client, address)| kind(client, *address))).await
+    };
+    assert_eq!(kinds().await, [Some(HandshakeKind::Full); 4]);
+    // Their tickets are new, their certificate is not.
+    assert_eq!(kinds().await, [Some(HandshakeKind::Resumed); 4]);
+    until("the certificate has expired", async || std::time::SystemTime::now() > ends).await;
+    assert_eq!(kinds().await, [None; 4], "nobody goes on with it");
+    own.renew(&clients.issue(&["me"]));
+    assert_eq!(kinds().await, [Some(HandshakeKind::Full); 4]);
+    assert_eq!(kinds().await, [Some(HandshakeKind::Resumed); 4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,10 +12,10 @@ use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use super::Downstream;
 use super::client::identity;
 use super::downstream::Secured;
 use super::terms::HTTP2;
+use super::{Downstream, tickets};
 
 /// The first byte of every TLS connection: the record is one of a handshake.
 const HANDSHAKE: u8 = 0x16;
@@ -123,13 +123,16 @@ impl Downstream {
             return Err(Refused::UnknownName(name.unwrap_or_default()));
         };
         let started = StartHandshake::from_parts(hello, stream);
-        let stream = started.into_stream(offer.server.clone()).await.map_err(explain_io)?;
+        // In a block: it looks at the client's tickets before it is polled.
+        let shaking = async { started.into_stream(offer.server.clone()).await };
+        let stream = tickets::of_one_handshake(shaking).await.map_err(explain_io)?;
 
         let (_, connection) = stream.get_ref();
         let certificate = match connection.peer_certificates().and_then(<[_]>::first) {
-            Some(leaf) => Some(identity(leaf, SystemTime::now()).ok_or_else(|| {
-                Refused::ClientCertificate("it has expired since its session began, or cannot be read".to_owned())
-            })?),
+            // It was good a moment ago, when it was verified or the ticket was looked at.
+            Some(leaf) => {
+                Some(identity(leaf, SystemTime::now()).map_err(|error| explain(Error::InvalidCertificate(error)))?)
+            }
             None if offer.needs_a_certificate => {
                 return Err(Refused::ClientCertificate("there is none".to_owned()));
             }

@@ -12,6 +12,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::authorities::Authorities;
 use super::choose::Chooser;
+use super::client::Verifier;
 use super::tickets::Tickets;
 use super::{provider, versions};
 
@@ -119,6 +120,7 @@ impl Terms {
             Presence::Required => builder,
             Presence::Optional => builder.allow_unauthenticated(),
         };
-        builder.build().map(Some).map_err(|error| error.to_string())
+        let verifier = builder.build().map_err(|error| error.to_string())?;
+        Ok(Some(Arc::new(Verifier(verifier))))
     }
 }

@@ -2,15 +2,44 @@
 //!
 //! A ticket holds the whole session, encrypted with keys that change every six hours, so nothing is remembered here.
 //! It is good only for the [terms](super::terms) it was given under: a session that began where no client certificate
-//! is asked for must not go on where one is.
+//! is asked for must not go on where one is. And it is good only as long as the certificate that its client presented
+//! when the session began. A client cannot know that its ticket is good no more: it is shaken hands with in full, and so can
+//! say again who it is.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 
 use super::terms::Tag;
+
+/// The end of who is nobody: never.
+const NEVER: u64 = u64::MAX;
+
+tokio::task_local! {
+    /// Until when the client may be taken for who it is, in the handshake that this task is in; in seconds since 1970.
+    /// rustls has certificates verified in one place and tickets made in another, and tells neither which connection it
+    /// is about.
+    static END: Cell<u64>;
+}
+
+/// Does a handshake. Outside of one, tickets are neither given nor taken.
+pub(super) async fn of_one_handshake<F: Future>(handshake: F) -> F::Output {
+    END.scope(Cell::new(NEVER), handshake).await
+}
+
+/// The tickets of the handshake that this task is in are good until then.
+pub(super) fn end_at(end: SystemTime) {
+    // Outside of a handshake there are none.
+    let _ = END.try_with(|cell| cell.set(seconds(end)));
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
 
 /// The process's keys for tickets. Cloning shares them.
 #[derive(Clone)]
@@ -62,31 +91,69 @@ impl ProducesTickets for UnderTerms {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.keys.encrypt(&[self.tag.as_ref(), plain].concat())
+        let end = END.try_with(Cell::get).ok()?;
+        self.keys.encrypt(&[self.tag.as_ref(), &end.to_be_bytes(), plain].concat())
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         let plain = self.keys.decrypt(cipher)?;
-        plain.strip_prefix(self.tag.as_ref()).map(<[u8]>::to_vec)
+        let (end, session) = plain.strip_prefix(self.tag.as_ref())?.split_first_chunk()?;
+        let end = u64::from_be_bytes(*end);
+        if seconds(SystemTime::now()) >= end {
+            return None;
+        }
+        // What is given to who goes on with it ends no later.
+        END.try_with(|cell| cell.set(end)).ok()?;
+        Some(session.to_vec())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn a_ticket_is_good_under_its_terms_only() {
+    #[tokio::test]
+    async fn a_ticket_is_good_under_its_terms_only() {
         let tickets = Tickets::default();
         let (open, guarded) = (Tag::of(&[b"open"]), Tag::of(&[b"guarded"]));
         let under = |tag| tickets.under(tag).expect("there are keys");
-        let ticket = under(open).encrypt(b"session").expect("a ticket");
-        assert_eq!(under(open).decrypt(&ticket).as_deref(), Some(&b"session"[..]), "also by another worker or plan");
-        assert_eq!(under(guarded).decrypt(&ticket), None);
-        let other = Tickets::default().under(open).expect("there are keys");
-        assert_eq!(other.decrypt(&ticket), None, "another process has other keys");
-        for end in 0..ticket.len() {
-            assert_eq!(under(open).decrypt(&ticket[..end]), None, "cut at {end}");
-        }
+        of_one_handshake(async {
+            let ticket = under(open).encrypt(b"session").expect("a ticket");
+            assert_eq!(
+                under(open).decrypt(&ticket).as_deref(),
+                Some(&b"session"[..]),
+                "also by another worker or plan"
+            );
+            assert_eq!(under(guarded).decrypt(&ticket), None);
+            let other = Tickets::default().under(open).expect("there are keys");
+            assert_eq!(other.decrypt(&ticket), None, "another process has other keys");
+            for end in 0..ticket.len() {
+                assert_eq!(under(open).decrypt(&ticket[..end]), None, "cut at {end}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_ticket_is_good_no_longer_than_who_got_it() {
+        let under = Tickets::default().under(Tag::of(&[b"guarded"])).expect("there are keys");
+        let until = async |end| {
+            of_one_handshake(async {
+                end_at(end);
+                under.encrypt(b"session").expect("a ticket")
+            })
+            .await
+        };
+        let now = SystemTime::now();
+        let (good, late) = (until(now + Duration::from_secs(60)).await, until(now - Duration::from_secs(1)).await);
+        of_one_handshake(async {
+            assert_eq!(under.decrypt(&late), None);
+            assert_eq!(under.decrypt(&good).as_deref(), Some(&b"session"[..]));
+            assert_eq!(END.with(Cell::get), seconds(now) + 60, "the next ticket ends with the first");
+        })
+        .await;
+        assert_eq!((under.encrypt(b"session"), under.decrypt(&good)), (None, None), "nobody is shaken hands with here");
     }
 }

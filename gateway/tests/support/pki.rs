@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
@@ -88,6 +90,35 @@ impl Issued {
     }
 }
 
+/// A client's certificate that is renewed while the client runs, and keeps its sessions.
+#[derive(Debug)]
+pub struct Renewed(Mutex<Arc<CertifiedKey>>);
+
+impl Renewed {
+    pub fn new(issued: &Issued) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Self::certified(issued))))
+    }
+
+    pub fn renew(&self, issued: &Issued) {
+        *self.0.lock().unwrap() = Self::certified(issued);
+    }
+
+    fn certified(issued: &Issued) -> Arc<CertifiedKey> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Arc::new(CertifiedKey::from_der(vec![issued.der()], issued.key(), &provider).unwrap())
+    }
+}
+
+impl ResolvesClientCert for Renewed {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.lock().unwrap().clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// Replaces a file as a careful writer does it: nobody ever sees half of it.
 pub fn replace(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
@@ -113,6 +144,13 @@ impl TlsClient {
     /// One that presents a certificate.
     pub fn known_as(authority: &Authority, own: &Issued) -> Self {
         Self::build(authority, rustls::DEFAULT_VERSIONS, Some(own))
+    }
+
+    /// One that presents what its certificate is at the time.
+    pub fn renewed(authority: &Authority, version: &'static SupportedProtocolVersion, own: Arc<Renewed>) -> Self {
+        let mut config = (*Self::speaking(authority, version).0).clone();
+        config.client_auth_cert_resolver = own;
+        Self(Arc::new(config))
     }
 
     fn build(authority: &Authority, versions: &[&'static SupportedProtocolVersion], own: Option<&Issued>) -> Self {
