@@ -27,6 +27,10 @@ impl<S> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self { stream }
     }
+
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead> AsyncRead for Wire<S> {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -38,6 +39,11 @@ impl fmt::Display for CutShort {
 }
 
 impl std::error::Error for CutShort {}
+
+/// Whether a final answer ends with its head: one to `HEAD`, or one whose status says so (RFC 9110 §6.4.1).
+pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
 
 /// The same body, cut short with this cause when the time is over.
 ///

@@ -8,9 +8,9 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Frame, SizeHint};
-use portcullis_middleware::body::CutShort;
+use portcullis_middleware::body::{CutShort, is_bodiless};
 use portcullis_middleware::rejection::grpc_trailers;
 use portcullis_middleware::{Cause, Exchange, Rejection, Request, Response};
 
@@ -76,8 +76,7 @@ impl Watch {
             watch: Some(self),
         };
         // Nobody reads these bodies, so nobody would come to their end.
-        let bodiless = answer.is_to_head() || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if bodiless || body.is_end_stream() {
+        if answer.is_bodiless() || body.is_end_stream() {
             answer.end(None);
             return http::Response::from_parts(head, Watched { body, answer: None });
         }
@@ -143,8 +142,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn is_to_head(&self) -> bool {
-        self.watch.as_ref().is_some_and(|watch| *watch.exchange.method() == Method::HEAD)
+    fn is_bodiless(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| is_bodiless(watch.exchange.method(), self.status))
     }
 
     fn end(mut self, broken: Option<Cause>) {

@@ -20,16 +20,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis_middleware::Cause;
+use portcullis_middleware::body::is_bodiless;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::blame::Blamed;
-use super::deadline::{self, Phase, UntilEnd};
 use super::exit::Exit;
 use super::farewell::{part, written};
 use super::gatekeeper::{Ending, Gatekeeper, Left};
 use super::http2;
+use super::incoming;
+use super::phase::{Phase, UntilEnd};
+use super::reset::Reset;
 use super::rest::rest;
 use super::stop::Stop;
 use super::stream::Stream;
@@ -76,7 +79,7 @@ pub(super) async fn serve<A: Application>(mut stream: Stream, mut peer: Peer, ap
 /// Reads requests and writes answers until one of the two has no more.
 async fn exchange<S, A>(mut stream: S, peer: Peer, application: &Arc<A>, manners: &Manners, server: &Handle)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Reset + Send + Unpin + 'static,
     A: Application,
 {
     let (mut come, mut since, mut is_new) = (Vec::new(), Instant::now(), true);
@@ -94,6 +97,7 @@ where
             Ending::Http2(read, _) if is_new && peer.tls.is_none() => {
                 return Box::pin(http2::serve(io, read, peer, application, manners, server)).await;
             }
+            Ending::Broken => return io.reset(),
             Ending::Http2(_, refusal) | Ending::Undone(refusal) => {
                 let words = match &refusal {
                     Some(refusal) => written(application.refuse(refusal, &peer)).await,
@@ -174,19 +178,24 @@ struct Requests<'a, A: Application> {
 
 impl<A: Application> Requests<'_, A> {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<http::Response<UntilEnd<A::Body>>, Infallible> {
-        let is_old = request.version() == Version::HTTP_10;
-        let request = request.map(|body| deadline::body(body, self.body_idle));
+        let (is_old, method) = (request.version() == Version::HTTP_10, request.method().clone());
+        let request = incoming::before_the_next(request, self.body_idle, &self.phase);
         let answering = self.application.serve(request, self.peer);
         let mut response = Blamed::new(answering, || self.phase.broken()).await;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(self.switch(response));
         }
+        let ends_with_it =
+            is_old && response.body().size_hint().exact().is_none() && !is_bodiless(&method, response.status());
+        let ends = self.stop.is_told() || self.phase.is_shut() || self.phase.ends_unread();
+        if ends_with_it {
+            self.phase.ends_with_the_answer();
+        }
         // In HTTP/1.0 a body without a length ends with its connection, and hyper would promise to keep that one unless the
         // answer is of that version too.
-        let is_last = self.stop.is_told() || self.phase.is_shut();
-        if is_old && (is_last || response.body().size_hint().exact().is_none()) {
+        if ends_with_it || is_old && ends {
             *response.version_mut() = Version::HTTP_10;
-        } else if is_last {
+        } else if ends {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| self.phase.until_the_answer_ends(Some(body))))

@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Manners;
-use super::deadline::Phase;
 use super::exit::Exit;
+use super::phase::Phase;
 use super::strict::{Fault, Gate, Limits, Place, Refusal};
 use crate::alarm::Alarm;
 
@@ -84,6 +84,8 @@ pub(super) enum Ending {
     },
     /// The client is not done. This is still to be answered.
     Undone(Option<Refusal>),
+    /// An answer broke off that only the end of the connection tells from a whole one.
+    Broken,
     /// It began with the preface of HTTP/2, so far as it was read. This is the answer where that may not be.
     Http2(Vec<u8>, Option<Refusal>),
 }
@@ -240,6 +242,14 @@ impl<I> Gatekeeper<I> {
                 Some(deadline) if deadline <= now => return Poll::Ready(()),
                 deadline => clock.as_mut().reset(deadline.unwrap_or(now + self.rest)),
             }
+        }
+    }
+}
+
+impl<I> Drop for Gatekeeper<I> {
+    fn drop(&mut self) {
+        if self.phase.would_look_whole() {
+            self.leave(Ending::Broken);
         }
     }
 }

@@ -11,15 +11,17 @@
 mod accept;
 pub(crate) mod blame;
 mod connection;
-mod deadline;
 mod exit;
 mod farewell;
 mod gatekeeper;
 mod handshake;
 mod http2;
+mod incoming;
 mod late;
+mod phase;
 mod places;
 mod preamble;
+mod reset;
 mod rest;
 mod socket;
 mod socket_file;

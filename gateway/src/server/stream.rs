@@ -38,6 +38,14 @@ impl Stream {
         self.ahead = bytes;
     }
 
+    /// Ends at once, with a reset. A unix socket knows none and is closed.
+    pub(super) fn reset(self) {
+        if let Socket::Tcp(stream) = &self.socket {
+            // Where it fails the connection has ended already.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
     /// Leaves the runtime that accepted it.
     pub(super) fn pack(self) -> io::Result<Parcel> {
         Ok(match self.socket {

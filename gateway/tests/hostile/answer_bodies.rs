@@ -1,8 +1,11 @@
 //! Bodies of answers that are malformed, end early or come slowly.
 
+use std::io::ErrorKind;
+
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt;
+use tokio::io::AsyncReadExt;
 
 use super::support::http2::Client;
 use super::*;
@@ -199,4 +202,48 @@ async fn a_head_that_comes_too_slowly_is_a_504() {
     let (got, ()) = tokio::join!(over_http1(&target, "/"), trickle);
     assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
     assert_eq!(target.line().await["cause"], "first_byte_timeout");
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_sees_whether_an_answer_without_a_length_broke_off() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    for (end, expected) in [("", Err(ErrorKind::ConnectionReset)), ("0\r\n\r\n", Ok(0))] {
+        let mut client = target.connect().await;
+        client.put("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let mut wire = fake.accept().await;
+        wire.answer_head(&format!("{CHUNKED}5\r\nhello\r\n{end}")).await;
+        drop(wire);
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.0 200 ") && header(&head, "connection").is_none(), "{head}");
+        assert_eq!(client.take(5).await, b"hello", "what came before reaches it");
+        let read = client.into_parts().0.read(&mut [0; 8]).await;
+        assert_eq!(read.map_err(|error| error.kind()), expected, "{end:?}");
+    }
+    // What has no body ends with its head.
+    for (method, status) in [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")] {
+        let mut client = target.connect().await;
+        client.put(format!("{method} / HTTP/1.0\r\nHost: a\r\n\r\n")).await;
+        let framing = if status.starts_with("204") { "" } else { "Transfer-Encoding: chunked\r\n" };
+        fake.accept().await.answer_head(&format!("HTTP/1.1 {status}\r\n{framing}\r\n")).await;
+        assert!(client.head().await.contains(status));
+        assert_eq!(client.into_parts().0.read(&mut [0; 8]).await.unwrap(), 0, "{method} {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_sees_that_its_answer_was_cut_when_the_time_to_drain_was_over() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut client = target.connect().await;
+    client.put("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let mut wire = fake.accept().await;
+    wire.answer_head(&format!("{CHUNKED}5\r\nhello\r\n")).await;
+    client.head().await;
+    assert_eq!(client.take(5).await, b"hello");
+    target.server.drain();
+    target.server.cut();
+    let read = client.into_parts().0.read(&mut [0; 8]).await;
+    assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(target.line().await["cause"], "draining");
 }

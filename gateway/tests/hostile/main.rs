@@ -18,6 +18,7 @@ mod slowness;
 mod smuggling;
 mod trailers;
 mod truncation;
+mod unread;
 
 #[path = "../../../middleware/tests/readers/mod.rs"]
 mod readers;

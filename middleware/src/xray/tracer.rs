@@ -12,7 +12,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
-use crate::body::CutShort;
+use crate::body::{CutShort, is_bodiless};
 use crate::{Around, Cause, Exchange, Next, Rejection, Request, Response};
 
 use super::counts::RequestCounts;
@@ -250,10 +250,9 @@ impl Watch {
 
     /// Whether the answer is complete without a body: to HEAD, and by its status.
     fn is_bodiless(&self) -> bool {
+        let method = self.recorded.as_ref().map_or(&Method::GET, |recorded| recorded.exchange.method());
         let status = self.status.unwrap_or_default();
-        status.is_informational()
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            || self.recorded.as_ref().is_some_and(|recorded| *recorded.exchange.method() == Method::HEAD)
+        status.is_informational() || is_bodiless(method, status)
     }
 
     /// The answer is complete.

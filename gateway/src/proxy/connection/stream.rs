@@ -16,6 +16,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use portcullis_middleware::Cause;
+use portcullis_middleware::body::is_bodiless;
 use tokio::time::Instant;
 
 use super::http2::Pulse;
@@ -131,9 +132,7 @@ impl InFlight {
             return Err(Failure::new(Fault::BadAnswer, Cause::BadUpstreamResponse));
         }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let bodiless =
-            self.method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let left = if bodiless { None } else { length };
+        let left = if is_bodiless(&self.method, head.status) { None } else { length };
         let body = Receiving { stream, left, data_over: false, pulse: self.pulse.clone() };
         Ok(Response::from_parts(head, ReplyBody::Http2(body)))
     }

@@ -4,14 +4,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 
 use super::body::{Checked, Outgoing};
 use super::course::{Course, Open};
+use portcullis_middleware::body::is_bodiless;
+
 use crate::server::blame::Blamed;
-use crate::server::deadline;
+use crate::server::incoming;
 use crate::server::strict::Refusal;
 use crate::server::strict::http2::{check, join_cookies};
 use crate::server::{Application, Manners, Peer};
@@ -42,10 +44,10 @@ impl<A: Application> Streams<A> {
         open: Open,
     ) -> Result<http::Response<Outgoing<A::Body>>, Infallible> {
         join_cookies(request.headers_mut());
-        let is_head = *request.method() == Method::HEAD;
+        let method = request.method().clone();
         let response = match check(&request, self.headers, self.request_line) {
             Ok(()) => {
-                let request = request.map(|body| deadline::body(Checked::new(body), self.body_idle));
+                let request = request.map(|body| incoming::timed(Checked::new(body), self.body_idle));
                 Blamed::new(self.application.serve(request, &self.peer), || open.broken()).await
             }
             Err(refusal) => self.application.refuse(&refusal, &self.peer),
@@ -53,7 +55,7 @@ impl<A: Application> Streams<A> {
         if response.headers().get(CONNECTION) == Some(&HeaderValue::from_static("close")) {
             self.course.end();
         }
-        let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let bodiless = is_bodiless(&method, response.status());
         Ok(response.map(|body| Outgoing::new(body, bodiless, open)))
     }
 

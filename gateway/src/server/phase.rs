@@ -1,26 +1,22 @@
-//! What the bytes of a connection and its requests know of each other, and the clock of a body that stands still.
-//!
-//! The clocks of a connection that rests, or that sends a head too slowly, are the [gatekeeper](super::gatekeeper)'s, who
-//! sees the bytes go by.
+//! What the bytes of a connection and its requests know of each other.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use portcullis_middleware::Cause;
-use tokio::time::{Instant, Sleep};
-use tower::BoxError;
+use tokio::time::Instant;
 
 use super::AnswerBody;
 use super::late::Late;
+
+/// How much of a body that nobody wants is read all the same, in bytes, so that its connection can be used again.
+const READ_FOR_NOTHING: u64 = 64 * 1024;
 
 /// How far the answers on a connection are. All of it is written and read by the connection's own task.
 #[derive(Clone)]
@@ -32,10 +28,14 @@ struct Answers {
     over: AtomicU64,
     /// When the last one was, in nanoseconds after the connection was opened.
     last: AtomicU64,
+    /// How much of the last request's body nobody has read, in bytes, as far as is known.
+    unread: AtomicU64,
     /// Whether the last one begins another protocol.
     switched: AtomicBool,
     /// Whether nothing more is read of what the client sends.
     shut: AtomicBool,
+    /// Whether the last one ends where the connection does, and has not come to that.
+    endless: AtomicBool,
     /// Why the connection is closed before the last one was over, if it is not the client's doing.
     broken: OnceLock<Cause>,
     /// Whether somebody waits for an answer to end.
@@ -50,12 +50,24 @@ impl Phase {
             opened,
             over: AtomicU64::new(0),
             last: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
             switched: AtomicBool::new(false),
             shut: AtomicBool::new(false),
+            endless: AtomicBool::new(false),
             broken: OnceLock::new(),
             awaited: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }))
+    }
+
+    /// So much of a request's body is to be read, in bytes. Who does not know says the most.
+    pub(super) fn unread(&self, left: u64) {
+        self.0.unread.store(left, Relaxed);
+    }
+
+    /// Whether the connection ends if nobody reads what is to come of a request's body.
+    pub(super) fn ends_unread(&self) -> bool {
+        self.0.unread.load(Relaxed) > READ_FOR_NOTHING
     }
 
     /// From the answer's end on, another protocol is spoken.
@@ -74,6 +86,20 @@ impl Phase {
 
     pub(super) fn is_shut(&self) -> bool {
         self.0.shut.load(Relaxed)
+    }
+
+    /// That the connection ends is all that will say that this answer does.
+    pub(super) fn ends_with_the_answer(&self) {
+        self.0.endless.store(true, Relaxed);
+    }
+
+    fn is_whole(&self) {
+        self.0.endless.store(false, Relaxed);
+    }
+
+    /// Whether an orderly end of the connection would make half an answer look whole.
+    pub(super) fn would_look_whole(&self) -> bool {
+        self.0.endless.load(Relaxed)
     }
 
     /// The connection is closed for this reason. A request whose answer is not over by then hears of it.
@@ -137,7 +163,11 @@ pin_project! {
     impl<B: AnswerBody> PinnedDrop for UntilEnd<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let (Some(cause), Some(body)) = (this.rest.0.broken(), this.body.as_pin_mut()) {
+            let Some(body) = this.body.as_pin_mut() else { return };
+            if body.is_end_stream() {
+                this.rest.0.is_whole();
+            }
+            if let Some(cause) = this.rest.0.broken() {
                 body.break_off(cause, 0);
             }
         }
@@ -150,10 +180,14 @@ impl<B: AnswerBody> HttpBody for UntilEnd<B> {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        match this.body.as_pin_mut() {
+        let frame = match this.body.as_pin_mut() {
             Some(body) => this.late.pass(context, |context| body.poll_frame(context)),
             None => Poll::Ready(None),
+        };
+        if let Poll::Ready(None) = frame {
+            this.rest.0.is_whole();
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -162,59 +196,5 @@ impl<B: AnswerBody> HttpBody for UntilEnd<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint)
-    }
-}
-
-/// A request's body that fails when it stands still for longer than `idle`.
-pub(super) fn body<B>(body: B, idle: Option<Duration>) -> Body
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    match idle {
-        // Most requests have none, and nothing needs to be allocated for it.
-        _ if body.is_end_stream() => Body::empty(),
-        Some(idle) => Body::new(IdleBody { body, idle, clock: None }),
-        None => Body::new(body),
-    }
-}
-
-pin_project! {
-    struct IdleBody<B> {
-        #[pin]
-        body: B,
-        idle: Duration,
-        #[pin]
-        clock: Option<Sleep>,
-    }
-}
-
-impl<B: HttpBody<Data = Bytes>> HttpBody for IdleBody<B>
-where
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let mut this = self.project();
-        if let Poll::Ready(frame) = this.body.poll_frame(context) {
-            this.clock.set(None);
-            return Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)));
-        }
-        if this.clock.is_none() {
-            this.clock.set(Some(tokio::time::sleep(*this.idle)));
-        }
-        ready!(this.clock.as_mut().as_pin_mut().expect("it was set just now").poll(context));
-        let error = io::Error::new(io::ErrorKind::TimedOut, "the request's body stood still for too long");
-        Poll::Ready(Some(Err(axum::Error::new(error))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
