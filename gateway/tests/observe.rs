@@ -91,6 +91,27 @@ async fn a_client_that_leaves_in_the_middle_is_remembered_once() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_the_routes_time_ended_is_not_put_down_to_the_client() {
+    let fake = Fake::new().await;
+    let gateway = Logged::with(&format!(
+        "[service.orders]\ninstances = [\"{}\"]\n[[route]]\nmatch = {{ path = {{ prefix = \"/\" }} }}\n{}",
+        fake.address, "chain = [{ type = \"timeout\", total = \"50ms\" }]\nservice = \"orders\"\n"
+    ))
+    .await;
+    for (answer, status) in [("", 504), ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", 200)] {
+        let before = gateway.lines().await.len();
+        let mut client = gateway.connect().await;
+        client.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        let mut wire = fake.accept().await;
+        wire.answer(answer).await;
+        client.rest().await;
+        let line = gateway.first_lines(before + 1).await.pop().unwrap();
+        assert_eq!((&line["status"], &line["cause"]), (&status.into(), &"route_timeout".into()), "{line}");
+        assert_eq!(line["tries"][0]["cause"], "route_timeout", "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_its_answer_is_a_499() {
     let fake = Fake::new().await;
     let gateway = Logged::before(fake.address, "").await;

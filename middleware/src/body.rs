@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use crate::Cause;
+use crate::{Cause, blame};
 
 /// Why a body ended before its end. Whoever remembers the exchange finds it in the body's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,9 +66,10 @@ impl HttpBody for CutAt {
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         // The time first: a body that always has more to give must end as well.
         if this.time.as_mut().poll(context).is_ready() {
+            blame::because(*this.cause, || this.body.set(Body::empty()));
             return Poll::Ready(Some(Err(axum::Error::new(CutShort(*this.cause)))));
         }
         this.body.poll_frame(context)

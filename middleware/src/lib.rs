@@ -7,6 +7,7 @@
 //! This crate accepts no connection and knows no registry: requests come to it from the gateway and leave it towards
 //! the gateway.
 
+pub mod blame;
 pub mod body;
 pub mod body_limit;
 pub mod client;

@@ -13,11 +13,14 @@
 //! Nothing is added to the request. [`Deadline`] is the same for a time that is not in a plugin's settings, [`until`] for
 //! one that a request brings along.
 
+use std::pin::pin;
 use std::time::Duration as StdDuration;
 
 use axum::response::IntoResponse;
+use futures_util::future::OptionFuture;
 use tokio::time::{Instant, sleep_until};
 
+use crate::blame;
 use crate::body::cut_at;
 use crate::prelude::*;
 use crate::upgrade;
@@ -75,14 +78,20 @@ impl Around for Deadline {
 /// Ends an answer that is not complete at the deadline, as [`Timeout`] does.
 pub async fn until(deadline: Instant, answer: impl Future<Output = Response>) -> Response {
     let mut time = Box::pin(sleep_until(deadline));
-    tokio::select! {
+    let mut answer = pin!(OptionFuture::from(Some(answer)));
+    let in_time = tokio::select! {
         biased;
+        response = answer.as_mut() => response,
+        () = &mut time => None,
+    };
+    match in_time {
         // Another protocol may go on for as long as both sides like.
-        response = answer => match upgrade::is_agreed(&response) {
-            true => response,
-            false => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
-        },
-        () = &mut time => Rejection::new(Cause::RouteTimeout).into_response(),
+        Some(response) if upgrade::is_agreed(&response) => response,
+        Some(response) => response.map(|body| cut_at(body, time, Cause::RouteTimeout)),
+        None => {
+            blame::because(Cause::RouteTimeout, || answer.set(None.into()));
+            Rejection::new(Cause::RouteTimeout).into_response()
+        }
     }
 }
 

@@ -1,27 +1,22 @@
 //! Whose doing it is that a request is dropped before it has an answer.
 //!
-//! Nearly always its client has gone away, and that is what whoever sees a request dropped takes for granted. Whoever knows
-//! better says so here, for as long as the dropping takes. Over HTTP/2 it may be known before.
+//! Nearly always its client has gone away, and that is what whoever sees a request dropped takes for granted, unless
+//! somebody [says better](portcullis_middleware::blame) for as long as the dropping takes. Over HTTP/2 it may be known before.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use portcullis_middleware::Cause;
+use portcullis_middleware::{Cause, blame};
 
 use super::http2;
-
-thread_local! {
-    static CAUSE: Cell<Option<Cause>> = const { Cell::new(None) };
-}
 
 /// A cause, and what the client did wrong, if there is more to say.
 pub(crate) type Blame = (Cause, Option<&'static str>);
 
 /// Why the request that is being dropped has no answer.
 pub(crate) fn why() -> Blame {
-    CAUSE.get().map(|cause| (cause, None)).or_else(http2::over).unwrap_or((Cause::ClientClosed, None))
+    blame::known().map(|cause| (cause, None)).or_else(http2::over).unwrap_or((Cause::ClientClosed, None))
 }
 
 /// Whether the answer to this request of HTTP/2 goes nowhere, whatever it is.
@@ -42,9 +37,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(cause) = (this.known)() {
-                CAUSE.set(Some(cause));
-                this.request.set(None);
-                CAUSE.set(None);
+                blame::because(cause, || this.request.set(None));
             }
         }
     }
