@@ -3,7 +3,9 @@
 use axum::body::Body;
 use http::{Request, Uri};
 
+use super::support::frames::Peer;
 use super::support::http2::Client;
+use super::support::speaker::*;
 use super::*;
 
 /// Listeners and routes around a guard that lets nobody pass who is here. `{paths}` is the listener's policy.
@@ -297,6 +299,68 @@ async fn a_redirect_has_one_line_and_leads_to_no_other_host() {
                 ("400" | "404", None) => {}
                 _ => panic!("{route}{rest}: {head}"),
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_asks_about_the_whole_server_asks_an_instance_about_the_whole_of_it() {
+    let (older, newer) = (Witness::new().await, Fake::new().await);
+    let matched = |matching: &str| {
+        format!(
+            "[service.older]\ninstances = [\"{}\"]\n[service.newer]\ninstances = [\"{}\"]\nprotocol = \"h2c\"\n\
+             [[route]]\nmatch = {{ hosts = [\"older\"] {matching} }}\nservice = \"older\"\n\
+             [[route]]\nmatch = {{ hosts = [\"newer\"] {matching} }}\nservice = \"newer\"\n",
+            older.address, newer.address
+        )
+    };
+    let over_http2 = |host| {
+        let fields = [(":method", "OPTIONS"), (":scheme", "http"), (":authority", host), (":path", "*")];
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, block(&fields))
+    };
+    let mut peer = None;
+    for matching in ["", ", path = { prefix = \"/\" }", ", path = { regex = \".*\" }, methods = [\"OPTIONS\"]"] {
+        let target = Logged::with(&matched(matching)).await;
+        let mut client = target.connect().await;
+        client.put("OPTIONS * HTTP/1.1\r\nHost: older\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "), "{matching}");
+        let mut speaker = Speaker::connect(target.address).await;
+        speaker.put(over_http2("older")).await;
+        assert_eq!(speaker.until(DATA).await.payload, b"ok");
+        let heads = std::mem::take(&mut *older.heads.lock().unwrap());
+        assert!(heads.len() == 2 && heads.iter().all(|head| head.starts_with("OPTIONS * HTTP/1.1\r\n")), "{heads:?}");
+
+        client.take(2).await;
+        client.put("OPTIONS * HTTP/1.1\r\nHost: newer\r\n\r\n").await;
+        let mut speaker = Speaker::connect(target.address).await;
+        speaker.put(over_http2("newer")).await;
+        let peer = peer.insert(Peer::new(newer.accept().await).await);
+        for _ in 0..2 {
+            let stream = peer.next().await;
+            let uri = stream.request.uri();
+            assert_eq!((stream.request.method().as_str(), uri.path(), uri.host()), ("OPTIONS", "*", Some("newer")));
+            stream.answer("ok");
+        }
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "), "{matching}");
+        assert_eq!(speaker.until(DATA).await.payload, b"ok");
+    }
+    // The other way to say so over HTTP/1.1 (RFC 9112 §3.2.4) is lost where the target is parsed: `http::Uri` takes both for this.
+    let target = Logged::with(&matched("")).await;
+    for absolute in ["http://older", "http://older/"] {
+        let mut client = target.connect().await;
+        client.put(format!("OPTIONS {absolute} HTTP/1.1\r\nHost: older\r\n\r\n")).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        assert!(older.heads().pop().unwrap().starts_with("OPTIONS / HTTP/1.1\r\n"));
+    }
+    // It is no path, so what asks for one is not about it; and nobody gets it.
+    for matching in [", path = \"/\"", ", path = \"/{*rest}\"", ", path = { prefix = \"/a\" }"] {
+        let target = Logged::with(&matched(matching)).await;
+        for (ask, status) in
+            [("OPTIONS *", 404), ("GET *", 400), ("HEAD *", 400), ("OPTIONS **", 400), ("OPTIONS *?x", 400)]
+        {
+            let mut client = target.connect().await;
+            client.put(format!("{ask} HTTP/1.1\r\nHost: older\r\nConnection: close\r\n\r\n")).await;
+            assert!(client.head().await.starts_with(&format!("HTTP/1.1 {status} ")), "{matching}: {ask}");
         }
     }
 }

@@ -100,7 +100,10 @@ impl Redirecting {
             location.push_str(&format!(":{port}"));
         }
         let (path, mut query, mut fragment) = (request.uri().path(), request.uri().query(), None);
+        // `OPTIONS *` asks about a whole server, whose URL has no path (RFC 9112 §3.3).
+        let path = if path == "*" { "" } else { path };
         match &self.path {
+            Path::Kept if path.is_empty() => {}
             Path::Kept => location.push_str(&join("", path)),
             Path::Prefix(prefix) => {
                 let matched = request.extensions().get::<MatchedRoute>().map_or(0, |matched| matched.prefix);
@@ -127,6 +130,22 @@ mod tests {
     use crate::Cause;
     use crate::router::testing::{asking, gateway};
     use crate::testing::request;
+
+    /// It was sent to `https://a.example/*`.
+    #[tokio::test]
+    async fn who_asks_about_a_whole_server_is_sent_to_a_whole_server() {
+        for (redirect, location) in [
+            (r#"scheme = "https""#, "https://a.example"),
+            (r#"scheme = "https", prefix = "/x""#, "https://a.example/x"),
+            (r#"scheme = "https", path = "/y""#, "https://a.example/y"),
+        ] {
+            let any = r#"match = { path = { prefix = "/" } }"#;
+            let app = gateway(&format!("[[route]]\n{any}\nredirect = {{ {redirect} }}"));
+            let mut asked = asking("a.example", "*");
+            *asked.method_mut() = http::Method::OPTIONS;
+            app.send(asked).await.expect_status(302).expect_header("location", location);
+        }
+    }
 
     /// Where `target` on `host` is sent; the listener's port is 8080.
     async fn location(redirect: &str, matching: &str, scheme: &'static str, host: &str, target: &str) -> String {
