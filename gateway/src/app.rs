@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use portcullis_config::units::ListenAddress;
 use portcullis_config::{Document, Faults};
-use portcullis_middleware::follow::Follow;
+use portcullis_middleware::follow::{self, Follow};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -248,6 +248,11 @@ impl App {
 
     async fn try_reload(&mut self, file: &Path) -> Result<Reloaded, Unavailable> {
         let mut faults = Faults::new();
+        // The start may wait for what is written into a pipe; whoever serves may not.
+        if let Err(error) = follow::open(file) {
+            faults.error_without_place(format!("cannot read `{}`: {error}", file.display()));
+            return Ok(Reloaded::Refused(faults));
+        }
         let Some(document) = Document::read(file, &mut faults) else { return Ok(Reloaded::Refused(faults)) };
         self.read = document.text.clone();
         let Some(plan) = self.gateway.plan_of(&document, file.parent(), &mut faults) else {

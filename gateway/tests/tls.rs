@@ -428,6 +428,41 @@ async fn a_broken_new_file_changes_nothing_until_it_is_whole() {
     assert_eq!(served("a.example").await, whole.der());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_in_a_files_place_is_told_of_and_holds_up_nobody() {
+    // The gateway waited for somebody to write into it: nothing was followed any more, and a reload had no end.
+    let stage = Stage::new();
+    let (a, old) = stage.certificate("a", &["a.example"]);
+    let (b, _) = stage.certificate("b", &["b.example"]);
+    let gateway = Running::start_whole(&one(&format!("certificates = [{a}, {b}]"), HELLO)).await;
+    let client = TlsClient::new(&stage.authority);
+    let served = async |name: &str| client.connect(gateway.address, name).await.unwrap().certificate();
+
+    let key = stage.path().join("a.key");
+    std::fs::remove_file(&key).unwrap();
+    assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
+    // A certificate whose key is such a thing, and another pair.
+    replace(&stage.path().join("a.pem"), &stage.authority.issue(&["a.example"]).cert);
+    let new = stage.certificate("b", &["b.example"]).1;
+    until("the other pair is served", async || served("b.example").await == new.der()).await;
+    let text = format!("{}# changed\n", std::fs::read_to_string(&gateway.file).unwrap());
+    let reload = tokio::time::timeout(Duration::from_secs(10), gateway.reload_whole(&text));
+    let (status, report) = reload.await.expect("the reload has an end");
+    assert_eq!(status, 422, "{report}");
+    assert!(report.contains("a.key`: it is no regular file") && report.contains("\"line\":6"), "{report}");
+    assert_eq!(served("a.example").await, old.der());
+
+    let whole = stage.certificate("a", &["a.example"]).1;
+    until("the whole one is served", async || served("a.example").await == whole.der()).await;
+
+    // The configuration itself.
+    std::fs::remove_file(&gateway.file).unwrap();
+    assert!(Command::new("mkfifo").arg(&gateway.file).status().unwrap().success());
+    let reload = portcullis::admin::client::post(gateway.admin, "/reload", String::new());
+    let (status, report) = tokio::time::timeout(Duration::from_secs(10), reload).await.expect("it has an end").unwrap();
+    assert!(status == 422 && report.contains("it is no regular file"), "{status} {report}");
+}
+
 #[tokio::test]
 async fn a_swap_of_kubernetes_symlink_is_a_new_certificate() {
     let stage = Stage::new();

@@ -8,7 +8,9 @@ mod links;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, warn};
 
@@ -34,7 +37,7 @@ impl Follow {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(path: &Path) -> Self {
-        let seen = std::fs::read(path).ok().map(|content| Digest::of(&content));
+        let seen = read(path).ok().map(|content| Digest::of(&content));
         Self(FollowAll::start(vec![Followed { path: path.to_owned(), seen, gone: false }]))
     }
 
@@ -126,7 +129,8 @@ impl FollowAll {
                 self.look_at_the_links().await;
             }
             while let Some(file) = self.files.get_mut(self.next) {
-                let content = tokio::fs::read(&file.path).await;
+                let path = file.path.clone();
+                let content = spawn_blocking(move || read(&path)).await.unwrap_or_else(|error| Err(error.into()));
                 self.next += 1;
                 if let Some(content) = file.note(content) {
                     return (file.path.clone(), content);
@@ -138,7 +142,7 @@ impl FollowAll {
 
     async fn look_at_the_links(&self) {
         let paths: Vec<_> = self.files.iter().map(|file| file.path.clone()).collect();
-        let names = tokio::task::spawn_blocking(move || links::names(paths.iter().map(|path| &**path))).await;
+        let names = spawn_blocking(move || links::names(paths.iter().map(|path| &**path))).await;
         // There is none when the runtime ends.
         if let Ok(names) = names
             && names != **self.names.load()
@@ -171,7 +175,7 @@ impl FollowAll {
 
 impl Followed {
     /// What was read, if it differs from what was last seen.
-    fn note(&mut self, read: std::io::Result<Vec<u8>>) -> Option<Vec<u8>> {
+    fn note(&mut self, read: io::Result<Vec<u8>>) -> Option<Vec<u8>> {
         let content = match read {
             Ok(content) => content,
             Err(error) => {
@@ -186,6 +190,26 @@ impl Followed {
         let digest = Digest::of(&content);
         (self.seen.replace(digest) != Some(digest)).then_some(content)
     }
+}
+
+/// Opens a file that may change at any time. A pipe that has come in its place is refused instead of waited for.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut how = OpenOptions::new();
+    how.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut how, libc::O_NONBLOCK);
+    let file = how.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
+/// Reads a file that may change at any time.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open(path)?.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Whether an event may mean that something was written by one of these names. An error may, and an event about nothing in
@@ -252,6 +276,25 @@ mod tests {
         }
         fs::write(&path, "new").expect("written");
         assert_eq!(follow.changed().await, b"new");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_a_files_place_holds_up_nobody() {
+        // Whoever opened it waited for a writer, for ever, and no other file was looked at again.
+        let directory = tempfile::tempdir().expect("a directory");
+        let paths = ["a", "b"].map(|name| directory.path().join(name));
+        paths.iter().for_each(|path| fs::write(path, "old").expect("written"));
+        let mut follow = FollowAll::since(paths.iter().map(|path| (path.clone(), Digest::of(b"old"))));
+        fs::remove_file(&paths[0]).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&paths[0]).status().expect("mkfifo is here");
+        assert!(made.success());
+        assert_eq!(read(&paths[0]).expect_err("it is no file").to_string(), "it is no regular file");
+        fs::write(&paths[1], "new").expect("written");
+        let changed = tokio::time::timeout(POLL * 2, follow.changed()).await.expect("the pipe is not waited for");
+        assert_eq!(changed, (paths[1].clone(), b"new".to_vec()));
+        fs::remove_file(&paths[0]).expect("removed");
+        fs::write(&paths[0], "new").expect("written");
+        assert_eq!(follow.changed().await, (paths[0].clone(), b"new".to_vec()));
     }
 
     #[tokio::test]

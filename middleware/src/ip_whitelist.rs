@@ -36,7 +36,7 @@ use tracing::field::display;
 use tracing::{debug, info, trace, warn};
 
 use crate::Client;
-use crate::follow::Follow;
+use crate::follow::{self, Follow};
 use crate::ip_set::IpSet;
 use crate::metrics::{self, Counter};
 use crate::prelude::*;
@@ -267,7 +267,7 @@ impl Source {
 
     fn of_file(side: Side, file: &Path, path: PathBuf) -> Result<Self, String> {
         let name: Arc<str> = file.display().to_string().into();
-        let content = std::fs::read(&path)
+        let content = follow::read(&path)
             .map_err(|error| format!("names `{}`, which cannot be read: {error}", path.display()))?;
         let mut source = Self { side, name, path: Some(path), entries: Vec::new() };
         source.entries = source.parse(&content).map_err(|fault| format!("cannot be used: {fault}"))?;
@@ -327,7 +327,7 @@ impl Lists {
     async fn follow(&self, index: usize, path: &Path) {
         let mut file = Follow::new(path);
         // It may have changed since the whitelist was built.
-        if let Ok(content) = tokio::fs::read(path).await {
+        if let Ok(content) = follow::read(path) {
             self.take(index, &content);
         }
         loop {

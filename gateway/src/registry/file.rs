@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use portcullis_middleware::follow::Follow;
+use portcullis_middleware::follow::{self, Follow};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -136,7 +136,7 @@ impl Follower {
 /// Such a file is small and local, and this is not the request path: it is read where it is asked for.
 fn load(path: &Path) -> Content {
     let text =
-        std::fs::read(path).map_err(|error| RegistryError::Unreachable(format!("{}: {error}", path.display())))?;
+        follow::read(path).map_err(|error| RegistryError::Unreachable(format!("{}: {error}", path.display())))?;
     parse(path, &text)
 }
 

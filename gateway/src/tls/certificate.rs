@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use portcullis_config::{Certificate as Written, Document, Faults};
-use portcullis_middleware::follow::Digest;
+use portcullis_middleware::follow::{self, Digest};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -161,7 +161,7 @@ fn ending(path: &Path, not_after: SystemTime, now: SystemTime) -> Option<String>
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| match error.kind() {
+    follow::read(path).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
             format!("cannot read `{}`: this user may not; let it, or let the gateway's group", path.display())
         }
