@@ -146,7 +146,15 @@ where
         .with_upgrades();
     let ended = {
         let mut connection = pin!(connection);
-        let ended = stop.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await;
+        // A request whose head has begun is served: hyper has not seen it yet, and would close the connection.
+        let finish = |connection: Pin<&mut _>| {
+            let is_whole = !requests.phase.is_in_a_head();
+            if is_whole {
+                http1::UpgradeableConnection::graceful_shutdown(connection);
+            }
+            is_whole
+        };
+        let ended = stop.drive(connection.as_mut(), finish).await;
         if ended.is_none() {
             requests.phase.break_off(Cause::Draining);
         }

@@ -141,7 +141,7 @@ impl<I> Gatekeeper<I> {
                 buffer.set_filled(before + verdict.pass);
             }
             if verdict.pass > 0 {
-                self.head_since = None;
+                self.head_is_whole();
             }
         } else {
             self.held.extend_from_slice(new);
@@ -163,7 +163,13 @@ impl<I> Gatekeeper<I> {
         self.free = verdict.pass;
         self.refusal = verdict.refusal;
         if self.free > 0 {
-            self.head_since = None;
+            self.head_is_whole();
+        }
+    }
+
+    fn head_is_whole(&mut self) {
+        if self.head_since.take().is_some() {
+            self.phase.head(false);
         }
     }
 
@@ -214,6 +220,7 @@ impl<I> Gatekeeper<I> {
         let deadline = match place {
             Place::Head => {
                 let since = *self.head_since.get_or_insert_with(Instant::now);
+                self.phase.head(true);
                 self.header.map(|header| since + header)
             }
             // What the client has not taken yet would be lost.
@@ -250,6 +257,10 @@ impl<I> Drop for Gatekeeper<I> {
     fn drop(&mut self) {
         if self.phase.would_look_whole() {
             self.leave(Ending::Broken);
+        } else if self.phase.is_in_a_head() && self.phase.broken() == Some(Cause::Draining) {
+            // A head that has no more time is answered, as one that takes too long.
+            let refusal = self.gate.refuse(Fault::Draining, &self.held);
+            self.leave(Ending::Undone(Some(refusal)));
         }
     }
 }

@@ -36,6 +36,8 @@ struct Answers {
     shut: AtomicBool,
     /// Whether the last one ends where the connection does, and has not come to that.
     endless: AtomicBool,
+    /// Whether a part of a head has come, and no answer is owed.
+    in_a_head: AtomicBool,
     /// Why the connection is closed before the last one was over, if it is not the client's doing.
     broken: OnceLock<Cause>,
     /// Whether somebody waits for an answer to end.
@@ -54,6 +56,7 @@ impl Phase {
             switched: AtomicBool::new(false),
             shut: AtomicBool::new(false),
             endless: AtomicBool::new(false),
+            in_a_head: AtomicBool::new(false),
             broken: OnceLock::new(),
             awaited: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -86,6 +89,15 @@ impl Phase {
 
     pub(super) fn is_shut(&self) -> bool {
         self.0.shut.load(Relaxed)
+    }
+
+    /// A part of a head has come, or what was missing of it.
+    pub(super) fn head(&self, begun: bool) {
+        self.0.in_a_head.store(begun, Relaxed);
+    }
+
+    pub(super) fn is_in_a_head(&self) -> bool {
+        self.0.in_a_head.load(Relaxed)
     }
 
     /// That the connection ends is all that will say that this answer does.

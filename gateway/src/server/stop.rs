@@ -59,18 +59,19 @@ impl Stop {
         }
     }
 
-    /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon. `None` if time is up.
+    /// Drives a connection to its end; `finish` says to it, once, that it shall come to one soon, or is asked again later if it
+    /// says no. `None` if time is up.
     ///
     /// `select!` would take the bell's lock, which all workers share, at every step of every request. Here the bell is
     /// touched once: it keeps the waker of the task, which is the same as long as the task lives.
     pub(super) async fn drive<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
-        mut finish: impl FnMut(Pin<&mut C>),
+        mut finish: impl FnMut(Pin<&mut C>) -> bool,
     ) -> Option<C::Output> {
         let mut bell = pin!(self.bell.notified());
         let mut last = pin!(self.last_bell.notified());
-        let (mut listening, mut told) = (false, false);
+        let (mut listening, mut finished) = (false, false);
         poll_fn(move |context: &mut Context<'_>| -> Poll<Option<C::Output>> {
             if !listening {
                 listening = true;
@@ -78,10 +79,12 @@ impl Stop {
             }
             // What has come already is read before it is told: it may be a request, the first one even.
             let mut polled = connection.as_mut().poll(context);
-            if polled.is_pending() && !told && self.is_told() {
-                told = true;
-                finish(connection.as_mut());
-                polled = connection.as_mut().poll(context);
+            let told = polled.is_pending() && self.is_told();
+            if told && !finished {
+                finished = finish(connection.as_mut());
+                if finished {
+                    polled = connection.as_mut().poll(context);
+                }
             }
             // A bell that rang before it was listened to is heard all the same.
             if polled.is_pending()
@@ -117,6 +120,7 @@ mod tests {
         let driven = stop.drive(connection, |_| {
             finished.set(finished.get() + 1);
             done.notify_one();
+            true
         });
         tokio::join!(driven, async { stop.tell() });
         assert_eq!(finished.get(), 1);
@@ -126,7 +130,7 @@ mod tests {
     async fn a_connection_that_does_not_finish_is_cut() {
         let stop = Stop::default();
         let connection = pin!(std::future::pending::<()>());
-        let driven = stop.drive(connection, |_| {});
+        let driven = stop.drive(connection, |_| true);
         let (ended, ()) = tokio::join!(driven, async {
             stop.tell();
             tokio::task::yield_now().await;

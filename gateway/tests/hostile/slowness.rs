@@ -171,7 +171,7 @@ async fn who_has_asked_for_nothing_yet_keeps_no_drain_waiting() {
     let hello = "[[route]]\nmatch = { path = \"/\" }\nrespond = { body = \"hello\" }\n";
     for (what, settings, said) in [
         ("nothing in clear", "", &b""[..]),
-        ("half a head", "", b"GET / HTTP/1.1\r\n"),
+        ("an empty line", "", b"\r\n"),
         ("no PROXY protocol header", "proxy_protocol = true", b""),
         ("half a PROXY protocol header", "proxy_protocol = true", b"PROXY TCP4"),
         ("no handshake", &secure, b""),
@@ -187,6 +187,67 @@ async fn who_has_asked_for_nothing_yet_keeps_no_drain_waiting() {
         target.server.closed().await;
         assert!(begin.elapsed() < Duration::from_secs(3), "{what}: {:?}", begin.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_head_that_has_begun_when_a_drain_begins_is_served_and_is_the_last() {
+    // The client saw the end of its connection and no answer, and the log knew nothing of it.
+    for asked_before in [false, true] {
+        let witness = Witness::new().await;
+        let target = Logged::before(witness.address, "").await;
+        let mut client = target.connect().await;
+        if asked_before {
+            client.put("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            client.take_until("\r\n\r\nok").await;
+        }
+        client.put(HALF).await;
+        sleep(Duration::from_millis(50)).await;
+        target.server.drain();
+        sleep(Duration::from_millis(50)).await;
+        client.put("x\r\n\r\n").await;
+        let answer = String::from_utf8(client.rest().await).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == "ok", "{answer}");
+        assert_eq!(header(head, "connection"), Some("close"), "{answer}");
+        target.server.closed().await;
+        let line = target.lines().await.pop().unwrap();
+        assert_eq!((&line["path"], &line["status"]), (&"/half".into(), &200.into()), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_is_never_whole_keeps_no_drain_for_longer_than_its_own_time() {
+    let target = Logged::before(support::nobody().await, "timeouts = { header = \"10s\" }").await;
+    let (mut client, begin) = (target.connect().await, Instant::now());
+    client.put(HALF).await;
+    sleep(Duration::from_secs(4)).await;
+    target.server.drain();
+    assert_eq!(refused(&mut client).await, (408, "header_timeout".into()));
+    assert!((10..12).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    drop(client);
+    target.server.closed().await;
+}
+
+#[tokio::test]
+async fn a_head_that_a_drain_cuts_is_answered_and_remembered() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut client = target.connect().await;
+    client.put(HALF).await;
+    sleep(Duration::from_millis(50)).await;
+    target.server.drain();
+    sleep(Duration::from_millis(50)).await;
+    target.server.cut();
+    assert_eq!(refused(&mut client).await, (503, "draining".into()));
+    drop(client);
+    target.server.closed().await;
+    let line = target.line().await;
+    assert_eq!(
+        (&line["status"], &line["cause"], &line["path"]),
+        (&503.into(), &"draining".into(), &"/half".into()),
+        "{line}"
+    );
+    assert!(!fake.is_wanted().await, "something went upstream");
 }
 
 #[tokio::test]

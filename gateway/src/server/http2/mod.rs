@@ -110,7 +110,11 @@ pub(super) async fn serve<S, A>(
     let finish = |connection: std::pin::Pin<&mut http2::Connection<_, _, _>>| connection.graceful_shutdown();
     {
         let connection = pin!(Clocked::new(connection, finish, remember, course.clone(), manners));
-        match server.stop.drive(connection, Clocked::finish).await {
+        let tell = |connection: std::pin::Pin<&mut Clocked<_, _>>| {
+            connection.finish();
+            true
+        };
+        match server.stop.drive(connection, tell).await {
             Some(Some(Err(error))) => debug!(peer = %streams.peer(), %error, "a connection ended early"),
             Some(Some(Ok(()))) => course.is_over(),
             Some(None) => {}

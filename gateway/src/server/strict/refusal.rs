@@ -127,6 +127,8 @@ faults! {
     Unfinished = BadRequest, 400, "the connection ended in the middle of the head";
     /// The head took longer than allowed.
     HeaderTimeout = HeaderTimeout, 408, "the head was not complete in time";
+    /// The gateway stops, and has no more time for the head.
+    Draining = Draining, 503, "the gateway stopped before the head was complete";
 }
 
 impl fmt::Display for Fault {
