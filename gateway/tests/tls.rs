@@ -143,6 +143,49 @@ async fn a_client_gets_the_certificate_of_the_name_it_asks_for() {
     assert_eq!(futures_util::future::join_all(counts).await, [4.0, 1.0, 3.0], "the same name in capitals goes on");
 }
 
+/// Asks once, and prints the certificate's alternative names and the answer's status. rustls sends no dot.
+const ASK_WITH_A_DOT: &str = "\
+import socket, ssl, sys
+port, ca, name, host = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+context.check_hostname = False
+with context.wrap_socket(socket.create_connection(('127.0.0.1', int(port))), server_hostname=name) as connection:
+    connection.sendall(f'GET /who HTTP/1.1\\r\\nhost: {host}\\r\\nconnection: close\\r\\n\\r\\n'.encode())
+    names = [name for kind, name in connection.getpeercert()['subjectAltName'] if kind == 'DNS']
+    print(names, connection.makefile('rb').read().decode())
+";
+
+#[tokio::test]
+async fn a_dot_behind_a_name_is_none_of_it() {
+    // RFC 6066 §3 has none there. Clients of `https://a.example./` send it all the same, and were refused.
+    let stage = Stage::new();
+    let (first, _) = stage.certificate("first", &["first.example"]);
+    let (own, _) = stage.certificate("own", &["a.example"]);
+    let (other, _) = stage.certificate("other", &["b.example"]);
+    replace(&stage.path().join("ca.pem"), &stage.authority.pem);
+    let file = [
+        listener("web", &format!("hosts = [\"a.example\"]\ntls = {{ certificates = [{first}, {own}] }}")),
+        listener("other", &format!("hosts = [\"b.example\"]\ntls = {{ certificates = [{other}] }}")),
+        "[[route]]\nmatch = { path = \"/who\" }\nchain = [\"who\"]\nrespond = {}\n".to_owned(),
+    ];
+    let gateway = Running::start_with(with_who(), &file.concat()).await;
+    let (port, ca) = (gateway.address.port().to_string(), stage.path().join("ca.pem"));
+    let ask = async |name: &'static str, host: &'static str| {
+        let mut python = Command::new("python3");
+        python.args(["-c", ASK_WITH_A_DOT, &port]).arg(&ca).args([name, host]);
+        let output = tokio::task::spawn_blocking(move || python.output().expect("python3 is here")).await.unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, host) in [("a.example.", "a.example"), ("A.Example.", "a.example."), ("a.example", "a.example.")] {
+        let told = ask(name, host).await;
+        assert!(told.starts_with("['a.example'] HTTP/1.1 200 "), "{name}, {host}: {told}");
+        assert!(told.ends_with("Some(\"a.example\")\n\n"), "{name}, {host}: {told}");
+    }
+    let told = ask("b.example.", "a.example").await;
+    assert!(told.starts_with("['b.example'] HTTP/1.1 421 "), "{told}");
+}
+
 #[tokio::test]
 async fn http_2_or_http_1_1_is_agreed_on_and_nothing_else_is() {
     let stage = Stage::new();

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use portcullis_config::TlsVersion;
 use portcullis_middleware::Tls;
+use portcullis_middleware::router::fold_host;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -143,7 +144,7 @@ impl Downstream {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
                 _ => TlsVersion::V1_2,
             },
-            server_name: name.map(|name| name.to_ascii_lowercase()),
+            server_name: name.map(|name| fold_host(&name).into_owned()),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             certificate,
         };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use portcullis_middleware::router::fold_host;
 use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -35,15 +36,8 @@ impl ByName {
 
     /// The certificates for a name: of its own, else for all its siblings, in the order of the file.
     fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
-        // A name in a handshake has no case; nobody writes it with capitals, so nothing is copied as a rule.
-        let folded;
-        let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            true => {
-                folded = name.to_ascii_lowercase();
-                folded.as_str()
-            }
-            false => name,
-        };
+        // As the host of a request. RFC 6066 §3 has no dot behind a name, but clients send what somebody typed.
+        let name = &*fold_host(name);
         if let Some(found) = self.exact.get(name) {
             return found;
         }
@@ -116,12 +110,16 @@ mod tests {
         for (name, expected) in [
             ("a.example", Some(&a)),
             ("B.Example", Some(&a)),
+            ("a.example.", Some(&a)),
+            ("C.example.", Some(&b)),
+            ("a.example..", None),
             ("c.example", Some(&b)),
             ("www.a.example", Some(&c)),
             ("www.b.example", None),
             ("example", None),
             ("other", None),
             ("", None),
+            (".", None),
         ] {
             let found = by_name.find(name).first();
             assert_eq!(found.map(Arc::as_ptr), expected.map(|it| Arc::as_ptr(&it.certified)), "{name:?}");

@@ -10,7 +10,7 @@ use portcullis_config::units::HostPattern;
 use portcullis_config::{Document, Faults, Listener, ListenerTls, Named};
 use portcullis_middleware::Tls;
 use portcullis_middleware::follow::Digest;
-use portcullis_middleware::router::HostMap;
+use portcullis_middleware::router::{HostMap, fold_host};
 use rustls::ServerConfig;
 
 use super::certificate::{self, Certificate, Pair};
@@ -149,7 +149,7 @@ impl Downstream {
         let (index, listener) = match name {
             None => (self.nameless, None),
             Some(name) => {
-                let index = *self.by_host.find(&name.to_ascii_lowercase())?;
+                let index = *self.by_host.find(&fold_host(name))?;
                 (index, Some(self.listeners[index].name.clone()))
             }
         };
