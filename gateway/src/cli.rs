@@ -83,11 +83,14 @@ enum LogFormat {
     Json,
 }
 
+/// Whom the log does not quote unless it is told to: h2 warns of each odd frame, and a client may send many.
+const QUIET: &str = "h2=error";
+
 impl Log {
     /// Starts the log. Called once, before anything that logs.
     pub(crate) fn start(&self) -> Result<(), String> {
         use tracing_subscriber::EnvFilter;
-        let filter = EnvFilter::try_new(&self.log_level)
+        let filter = EnvFilter::try_new(format!("{QUIET},{}", self.log_level))
             .map_err(|error| format!("the log level `{}` is no filter: {error}", self.log_level))?;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {

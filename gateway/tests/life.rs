@@ -10,6 +10,7 @@ use std::time::Duration;
 use portcullis::app::App;
 use portcullis::{Gateway, plugins};
 use support::gateway::Running;
+use support::speaker::*;
 use support::{Fake, Wire, header};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -225,6 +226,27 @@ async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
     let line: serde_json::Value = serde_json::from_str(access_log.trim()).expect("one line");
     assert_eq!((&line["status"], &line["cause"]), (&101.into(), &"draining".into()), "{line}");
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&5.into(), &5.into()), "{line}");
+}
+
+#[tokio::test]
+async fn what_a_library_says_of_a_clients_frames_does_not_fill_the_log() {
+    let fake = Fake::new().await;
+    let (mut gateway, address) = Process::before(&fake).await;
+    let mut client = Speaker::connect(address).await;
+    for _ in 0..50 {
+        client.put(frame(PING, ACK, 0, [1; 8])).await;
+    }
+    client.put(get(1, "/")).await;
+    fake.accept().await.answer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    client.until(HEADERS).await;
+    let mut said = Vec::new();
+    while let Ok(line) = gateway.log.try_recv() {
+        said.push(line);
+    }
+    assert!(
+        said.iter().all(|line| line["target"].as_str().is_some_and(|target| target.starts_with("portcullis"))),
+        "{said:?}"
+    );
 }
 
 /// The gateway as a process of its own.
