@@ -158,9 +158,12 @@ async fn no_tunnel_opens_without_the_instances_word_for_this_very_protocol() {
         assert_eq!(wire.rest().await, b"", "{answer}");
     }
     // An ordinary answer is one, and what follows is a request like any other: routed, and over another exchange.
-    for answer in [
-        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno",
-        "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno",
+    for (answer, told) in [
+        (
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno",
+            Some("websocket"),
+        ),
+        ("HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno", None),
     ] {
         let mut client = gateway.connect().await;
         client.put([ASKS, early].concat()).await;
@@ -169,7 +172,8 @@ async fn no_tunnel_opens_without_the_instances_word_for_this_very_protocol() {
         assert!(is_quiet(&mut wire).await, "what was sent early waits");
         wire.put(answer).await;
         let head = client.head().await;
-        assert_eq!((header(&head, "upgrade"), header(&head, "connection")), (None, None), "{head}");
+        let said = (header(&head, "upgrade"), header(&head, "connection"));
+        assert_eq!(said, (told, told.map(|_| "upgrade")), "{head}");
         assert_eq!(client.take(2).await, b"no");
         let next = wire.head().await;
         assert!(next.starts_with("GET /admin "), "{next}");
@@ -179,6 +183,29 @@ async fn no_tunnel_opens_without_the_instances_word_for_this_very_protocol() {
     }
     let lines = gateway.first_lines(9).await;
     assert!(lines[..5].iter().all(|line| line["cause"] == "bad_upstream_response"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_request_behind_an_ordinary_answer_is_refused_like_any() {
+    let instance = Fake::new().await;
+    let gateway = Logged::before(instance.address, "").await;
+    for (early, status) in [("BAD\r\n\r\n", 400), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505)] {
+        for wait in [false, true] {
+            let before = gateway.lines().await.len();
+            let mut client = gateway.connect().await;
+            client.put(if wait { ASKS.to_owned() } else { format!("{ASKS}{early}") }).await;
+            let mut wire = instance.accept().await;
+            wire.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno").await;
+            client.head().await;
+            client.take(2).await;
+            if wait {
+                client.put(early).await;
+            }
+            let rest = String::from_utf8(client.rest().await).unwrap();
+            assert!(rest.starts_with(&format!("HTTP/1.1 {status} ")), "{early} {wait}: {rest:?}");
+            assert_eq!(gateway.first_lines(before + 2).await[before + 1]["status"], status);
+        }
+    }
 }
 
 #[tokio::test]

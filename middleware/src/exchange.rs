@@ -190,14 +190,18 @@ fn detach(target: &mut Uri, host: &mut Option<HeaderValue>) {
     }
 }
 
+/// Whether a `Content-Type` makes its request a call of gRPC. Types are the same in capitals (RFC 9110 §8.3.1).
+fn asks_for_grpc(kind: &HeaderValue) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    kind.as_bytes().split_at_checked(TYPE.len()).is_some_and(|(begin, rest)| {
+        begin.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';'))
+    })
+}
+
 impl Exchange {
     /// The exchange of a request that has just arrived. [`Exchange::attach`] puts it on the request.
     pub fn new(arrival: Arrival, request: &Request) -> Self {
-        let grpc = request.headers().get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes()
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-        });
+        let grpc = request.headers().get(CONTENT_TYPE).is_some_and(asks_for_grpc);
         let (started, started_at) = clock::now();
         let mut target = request.uri().clone();
         // The absolute form wins over `Host` (RFC 9112 §3.2.2).

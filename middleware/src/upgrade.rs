@@ -9,7 +9,7 @@
 //! request as if it had not asked, which every server may make of it.
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::{Request, Response};
@@ -27,6 +27,12 @@ impl Upgrade {
             return None;
         }
         let protocol = offered(request.headers())?;
+        (!is_http(protocol.as_bytes())).then(|| Self(protocol.clone()))
+    }
+
+    /// What an answer of 426 requires, with the headers of its connection still in it.
+    pub fn required_by<B>(response: &http::Response<B>) -> Option<Self> {
+        let protocol = offered(response.headers()).filter(|_| response.status() == StatusCode::UPGRADE_REQUIRED)?;
         (!is_http(protocol.as_bytes())).then(|| Self(protocol.clone()))
     }
 
@@ -55,7 +61,7 @@ impl Upgrade {
 
 /// Whether an answer begins another protocol. Its body is not sent: it ends when that protocol does.
 pub fn is_agreed(response: &Response) -> bool {
-    response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// The only protocol that headers name, if their connection is to be upgraded.

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use portcullis_config::Protocol;
-use portcullis_middleware::{Cause, Exchange, Rejection};
+use portcullis_middleware::{Cause, Exchange, Rejection, Upgrade};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{self, Carrier, Note, Stream};
@@ -151,8 +151,13 @@ impl Message {
 
         let length = response.body().size_hint().exact();
         note.answered(response.status(), length);
+        let required = Upgrade::required_by(&response);
         if let Some(listed) = headers::end_hop(response.headers_mut()) {
             response.extensions_mut().insert(listed);
+        }
+        // RFC 9110 §15.5.22: without it a 426 says nothing.
+        if let Some(required) = required {
+            required.write(response.headers_mut());
         }
         if response.status() == StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: there is no body, and no length of it.

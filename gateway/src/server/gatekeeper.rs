@@ -261,6 +261,10 @@ impl<I> Drop for Gatekeeper<I> {
             // A head that has no more time is answered, as one that takes too long.
             let refusal = self.gate.refuse(Fault::Draining, &self.held);
             self.leave(Ending::Undone(Some(refusal)));
+        } else if self.told {
+            // hyper closes nothing where a client has asked for another protocol and got an ordinary answer.
+            let refusal = self.refusal.take();
+            self.leave(Ending::Undone(refusal));
         }
     }
 }

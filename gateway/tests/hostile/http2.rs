@@ -1,5 +1,6 @@
 //! HTTP/2 that is malformed, and what becomes of it: an answer, a reset stream, or the end of the connection.
 
+use super::support::http2::{Client, whole};
 use super::support::speaker::*;
 use super::*;
 
@@ -132,6 +133,9 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Fate)> {
         ("TRACE", frame(HEADERS, 5, 1, block(&asks("TRACE", "/"))), Answered(405)),
         ("a header too many", request(&[&plain[..], &[("x", "y"); 101]].concat()), Answered(431)),
         ("a header list too large", in_two(&with("x", &"y".repeat(17 << 10))), Answered(431)),
+        ("a frame too short", frame(PING, 0, 0, [0; 7]), Closed(PROTOCOL_ERROR)),
+        ("a setting out of range", frame(SETTINGS, 0, 0, [0, 4, 0x80, 0, 0, 0]), Closed(PROTOCOL_ERROR)),
+        ("a block that cannot be unpacked", frame(HEADERS, 5, 1, [0xff, 0xff]), Closed(PROTOCOL_ERROR)),
         ("a frame too large", with("x", &"y".repeat(17 << 10)), Closed(FRAME_SIZE_ERROR)),
     ]
 }
@@ -346,4 +350,32 @@ async fn more_streams_than_allowed_are_refused_and_may_be_sent_again() {
     assert_eq!((reset.stream, reset.number(0)), (7, REFUSED_STREAM));
     let line = target.line().await;
     assert!(line["note"].as_str().unwrap().contains("more streams"), "{line}");
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_refused_at_the_door_in_its_own_words() {
+    let target = Logged::with("[[route]]\nrespond = { body = \"here\" }\n").await;
+    let client = Client::connect(target.address).await;
+    for kind in ["application/grpc", "Application/gRPC+proto"] {
+        let request = http::Request::post("http://a/orders.Orders/List").header("content-type", kind);
+        let request = request.header("content_length", "5").body(axum::body::Body::empty()).unwrap();
+        let answer = whole(client.send(request).await).await;
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        assert_eq!((answer.status.as_u16(), header("content-type")), (200, Some("application/grpc")), "{kind}");
+        assert_eq!((header("grpc-status"), header("grpc-message")), (Some("3"), Some("bad_request")), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_whose_first_frame_is_not_settings_is_ended() {
+    let fake = Fake::new().await;
+    let target = Logged::before(fake.address, "").await;
+    let mut client = Speaker { wire: target.connect().await };
+    client.put([PREFACE, &get(1, "/"), &frame(SETTINGS, 0, 0, "")].concat()).await;
+    let frames = client.rest().await;
+    let goodbye = frames.iter().find(|frame| frame.kind == GOAWAY).map(|frame| frame.number(4));
+    assert_eq!(goodbye, Some(PROTOCOL_ERROR), "{frames:?}");
+    assert!(!fake.is_wanted().await, "it was served");
+    let line = target.line().await;
+    assert_eq!((&line["status"], &line["note"]), (&400.into(), &"the connection breaks the rules of HTTP/2".into()));
 }

@@ -154,7 +154,7 @@ impl Course {
         let this = self.bytes();
         match this.fault {
             None => Vec::new(),
-            Some(Fault::UpgradeWithBody) => this.traffic.goodbye(Reason::PROTOCOL_ERROR),
+            Some(Fault::UpgradeWithBody | Fault::Protocol) => this.traffic.goodbye(Reason::PROTOCOL_ERROR),
             Some(_) => this.traffic.goodbye(Reason::ENHANCE_YOUR_CALM),
         }
     }

@@ -35,9 +35,11 @@ const ANSWERING: usize = 1024;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
+const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
@@ -63,6 +65,8 @@ pub struct Traffic {
     resets: Bucket,
     /// The highest stream that a client has opened.
     highest: u32,
+    /// Whether the client's first frame has come.
+    begun: bool,
     /// Whether a header block is on its way.
     block: bool,
     /// The streams whose answers have begun and not ended: what ends one is no answer, but its trailers.
@@ -96,6 +100,7 @@ impl Traffic {
             control: Bucket::new(calm.control_frames, CONTROL_PERIOD),
             resets: Bucket::new(calm.resets, RESET_PERIOD),
             highest: 0,
+            begun: false,
             block: false,
             answering: Vec::new(),
             seen: Seen::default(),
@@ -106,7 +111,14 @@ impl Traffic {
     pub fn arrived(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         while let Some(step) = self.inward.step(&mut bytes) {
             match step {
-                Step::Begin(head) => self.block |= matches!(head.kind, HEADERS | CONTINUATION),
+                // RFC 9113 §3.4: the preface is not over before it.
+                Step::Begin(head) if !self.begun && (head.kind != SETTINGS || head.flags & ACK != 0) => {
+                    return Err(Fault::Protocol);
+                }
+                Step::Begin(head) => {
+                    self.begun = true;
+                    self.block |= matches!(head.kind, HEADERS | CONTINUATION);
+                }
                 Step::End(head, begin) => self.frame(head, begin)?,
             }
         }
@@ -374,7 +386,19 @@ mod tests {
     fn begun() -> Traffic {
         let mut traffic = Traffic::new(CALM);
         traffic.arrived(PREFACE).unwrap();
+        traffic.begun = true;
         traffic
+    }
+
+    #[tokio::test]
+    async fn the_first_frame_is_settings() {
+        for (kind, flags, judged) in
+            [(SETTINGS, 0, Ok(())), (SETTINGS, ACK, Err(Fault::Protocol)), (6, 0, Err(Fault::Protocol))]
+        {
+            let mut traffic = Traffic::new(CALM);
+            traffic.arrived(PREFACE).unwrap();
+            assert_eq!(traffic.arrived(&frame(kind, flags, 0, &[0; 8])), judged, "{kind} {flags}");
+        }
     }
 
     #[tokio::test]

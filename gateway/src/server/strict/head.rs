@@ -112,10 +112,10 @@ impl Head {
             let (method, target) = (words.next()?, words.next()?);
             if !self.started {
                 // The method is known before the rest is, and an answer to HEAD has no body, whatever it says.
-                return (method == b"HEAD").then(|| Asked { method: "HEAD".into(), path: "*".into() });
+                return (method == b"HEAD").then(|| Asked { method: "HEAD".into(), path: "*".into(), kind: None });
             }
             let text = |word| std::str::from_utf8(word).ok();
-            Some(Asked { method: text(method)?.into(), path: text(target)?.split('?').next()?.into() })
+            Some(Asked { method: text(method)?.into(), path: text(target)?.split('?').next()?.into(), kind: None })
         };
         Refusal { asked: asked(), ..refusal }
     }

@@ -4,7 +4,7 @@
 //! malformed, and ends a connection whose bytes are. What it lets through, and what another version of HTTP could not
 //! say or would read differently, is judged here.
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::head::{plain_number, resembles};
@@ -96,13 +96,13 @@ pub fn check_trailers(trailers: &HeaderMap) -> Result<(), Refusal> {
 
 /// RFC 9113 §8.2.3: what a client has split, so that it compresses better, is one header for everybody else.
 pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
-    let mut line = first.as_bytes().to_vec();
-    for crumb in std::iter::once(second).chain(crumbs) {
-        line.extend_from_slice(b"; ");
-        line.extend_from_slice(crumb.as_bytes());
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
     }
+    // An empty one would leave white space at an end of the line.
+    let crumbs: Vec<_> =
+        headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).filter(|it| !it.is_empty()).collect();
+    let line = crumbs.join(&b"; "[..]);
     // It consists of values and `; `, so it is one.
     if let Ok(line) = HeaderValue::from_maybe_shared(bytes::Bytes::from(line)) {
         headers.insert(COOKIE, line);
@@ -110,7 +110,8 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn asked<B>(request: &Request<B>) -> Asked {
-    Asked { method: request.method().as_str().into(), path: request.uri().path().into() }
+    let kind = request.headers().get(CONTENT_TYPE).cloned();
+    Asked { method: request.method().as_str().into(), path: request.uri().path().into(), kind }
 }
 
 #[cfg(test)]
@@ -153,7 +154,11 @@ mod tests {
 
     #[test]
     fn crumbs_become_one_cookie_in_their_order() {
-        for (crumbs, cookie) in [(&["a=1", "b=2", "c=3; d=4"][..], "a=1; b=2; c=3; d=4"), (&["a=1"], "a=1")] {
+        for (crumbs, cookie) in [
+            (&["a=1", "b=2", "c=3; d=4"][..], "a=1; b=2; c=3; d=4"),
+            (&["a=1"], "a=1"),
+            (&["", "a=1", "", "b=2", ""], "a=1; b=2"),
+        ] {
             let mut headers = HeaderMap::new();
             crumbs.iter().for_each(|crumb| _ = headers.append(COOKIE, HeaderValue::from_static(crumb)));
             join_cookies(&mut headers);

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::{Method, StatusCode, Uri, Version};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use portcullis_middleware::{Cause, Rejection, Request};
 
 /// How much of what was wrong a log gets to see.
@@ -169,6 +170,8 @@ pub struct Asked {
     pub method: Box<str>,
     /// The target without its query.
     pub path: Box<str>,
+    /// Its `Content-Type`, if that was read: calls of gRPC are refused in words of their own.
+    pub kind: Option<HeaderValue>,
 }
 
 impl Refusal {
@@ -193,6 +196,8 @@ impl Refusal {
         let mut request = Request::default();
         *request.version_mut() = self.version;
         *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        let kind = self.asked.as_ref().and_then(|asked| asked.kind.clone());
+        request.headers_mut().extend(kind.map(|kind| (CONTENT_TYPE, kind)));
         *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("*"));
         request
     }
