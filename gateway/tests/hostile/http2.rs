@@ -319,6 +319,30 @@ async fn a_body_of_another_length_is_refused_whoever_answers() {
 }
 
 #[tokio::test]
+async fn an_answer_that_its_client_has_no_room_for_and_gives_up_is_no_success() {
+    let body = "x".repeat(40_000);
+    let route = |path: &str, body: &str| {
+        format!("[[route]]\nmatch = {{ path = \"{path}\" }}\nrespond = {{ body = \"{body}\" }}\n")
+    };
+    let target = Logged::with(&(route("/small", "hello") + &route("/large", &body))).await;
+    // The window, and what of the answer was sent when the client gives it up. More than a piece may wait within h2.
+    for (count, (path, window, sent)) in
+        [("/small", 0, 0), ("/large", 0, 0), ("/large", 16 << 10, 16 << 10)].into_iter().enumerate()
+    {
+        let mut client = Speaker::with(target.address, &[(4, window)]).await;
+        client.put(get(1, path)).await;
+        client.until(HEADERS).await;
+        for _ in 0..window >> 14 {
+            client.until(DATA).await;
+        }
+        client.put(numbered(RST_STREAM, 1, CANCEL)).await;
+        let line = target.first_lines(count + 1).await.remove(count);
+        assert_eq!((&line["status"], &line["cause"]), (&200.into(), &"client_closed".into()), "{line}");
+        assert_eq!(line["bytes_out"], sent, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_length_that_is_said_twice_reaches_an_instance_once() {
     let witness = Witness::new().await;
     let target = Logged::before(witness.address, "").await;

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -94,6 +94,32 @@ fn explain(error: hyper::Error) -> BoxError {
 /// still is slow, and no more than that; and nobody has more than this ahead of others who share the connection.
 const PIECE: usize = 16 * 1024;
 
+/// A piece of an answer. hyper keeps it until the client has room for it, or lets go of it when the client resets the stream.
+#[derive(Debug)]
+pub(super) struct Piece(Bytes);
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.0.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.0.advance(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            pace::lost();
+        }
+    }
+}
+
 pin_project! {
     /// The body of an answer.
     pub(super) struct Outgoing<B: AnswerBody> {
@@ -111,9 +137,9 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             let unsent = *this.offered + this.rest.len();
-            // The last piece may have been taken. Nobody tells, unless the request is given up before.
-            let is_last = this.rest.is_empty() && this.body.is_end_stream();
-            let left = (unsent > 0 && !is_last).then_some(Cause::ClientClosed);
+            // hyper does not ask for more once it has sent the last piece.
+            let is_sent = this.rest.is_empty() && this.body.is_end_stream() && !pace::has_lost();
+            let left = (unsent > 0 && !is_sent).then_some(Cause::ClientClosed);
             if let Some(cause) = this.open.broken().or(left) {
                 this.body.break_off(cause, unsent as u64);
             }
@@ -129,10 +155,10 @@ impl<B: AnswerBody> Outgoing<B> {
 }
 
 impl<B: AnswerBody> HttpBody for Outgoing<B> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         let this = self.project();
         if *this.bodiless {
             return Poll::Ready(None);
@@ -145,9 +171,10 @@ impl<B: AnswerBody> HttpBody for Outgoing<B> {
             data = match ready!(this.late.pass(context, |context| this.body.poll_frame(context))) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => data,
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                    Err(other) => return Poll::Ready(Some(Ok(other.map_data(Piece)))),
                 },
-                end => return Poll::Ready(end),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             };
         }
         if data.len() > PIECE {
@@ -155,7 +182,7 @@ impl<B: AnswerBody> HttpBody for Outgoing<B> {
         }
         pace::offered();
         *this.offered = data.len();
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        Poll::Ready(Some(Ok(Frame::data(Piece(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -191,8 +218,8 @@ mod tests {
         while !body.is_end_stream() {
             assert_eq!(body.size_hint().exact(), Some((sent.len() - came.len()) as u64));
             let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert!(piece.len() <= PIECE);
-            came.extend_from_slice(&piece);
+            assert!(piece.remaining() <= PIECE);
+            came.extend_from_slice(piece.chunk());
         }
         assert!(came == sent && body.frame().await.is_none());
         assert!(Outgoing::new(Body::from(sent), true, open()).is_end_stream());

@@ -31,6 +31,8 @@ enum Answer {
 /// What is known of the request that a task is for.
 struct Stream {
     answer: Cell<Answer>,
+    /// A piece of it was let go of that nobody has sent.
+    lost: Cell<bool>,
     /// Why its answer goes nowhere, if it does, and what the client did wrong.
     over: Cell<Option<Blame>>,
 }
@@ -47,6 +49,15 @@ pub(super) fn taken() {
 /// A part of the answer is there to be taken.
 pub(super) fn offered() {
     let _ = STREAM.try_with(|stream| stream.answer.set(Answer::Offered(Instant::now())));
+}
+
+/// A piece of an answer is gone that nobody has sent. That is of this task's answer, or of no task's.
+pub(super) fn lost() {
+    let _ = STREAM.try_with(|stream| stream.lost.set(true));
+}
+
+pub(super) fn has_lost() -> bool {
+    STREAM.try_with(|stream| stream.lost.get()).unwrap_or(false)
 }
 
 /// The client broke a rule, and h2 has reset this task's stream.
@@ -75,7 +86,7 @@ impl Worker {
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Worker {
     fn execute(&self, stream: F) {
-        let known = Stream { answer: Cell::new(Answer::Taken), over: Cell::new(None) };
+        let known = Stream { answer: Cell::new(Answer::Taken), lost: Cell::new(false), over: Cell::new(None) };
         let task = STREAM.scope(known, until_given_up(stream, self.patience));
         // hyper calls this from within the connection's task, whose runtime is the worker's.
         drop(tokio::spawn(self.connections.track_future(task)));
