@@ -2,19 +2,15 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use portcullis::app::App;
 use portcullis::{Gateway, plugins};
 use support::gateway::Running;
+use support::process::Process;
 use support::speaker::*;
 use support::{Fake, Wire, header};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 const HELLO: &str = "[[route]]\nmatch = { path = \"/hello\" }\nrespond = { body = \"hello\" }\n";
 const ADIEU: &str = "[[route]]\nmatch = { path = \"/hello\" }\nrespond = { body = \"adieu\" }\n";
@@ -177,7 +173,7 @@ async fn an_access_log_that_cannot_be_written_stops_the_start_and_refuses_the_re
 #[tokio::test]
 async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
     let fake = Fake::new().await;
-    let (mut gateway, address) = Process::before(&fake).await;
+    let (mut gateway, address) = before(&fake).await;
     let admin = gateway.says("the admin API listens").await["address"].as_str().unwrap().parse().unwrap();
     let mut client = Wire::connect(address).await;
     client.put("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -203,7 +199,7 @@ async fn sigterm_lets_requests_in_flight_finish_and_then_ends_with_0() {
 #[tokio::test]
 async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
     let fake = Fake::new().await;
-    let (mut gateway, address) = Process::before(&fake).await;
+    let (mut gateway, address) = before(&fake).await;
     gateway.says("the admin API listens").await;
     let mut client = Wire::connect(address).await;
     client.put("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
@@ -231,7 +227,7 @@ async fn a_tunnel_lives_while_the_gateway_drains_and_is_cut_by_a_second_word() {
 #[tokio::test]
 async fn what_a_library_says_of_a_clients_frames_does_not_fill_the_log() {
     let fake = Fake::new().await;
-    let (mut gateway, address) = Process::before(&fake).await;
+    let (mut gateway, address) = before(&fake).await;
     let mut client = Speaker::connect(address).await;
     for _ in 0..50 {
         client.put(frame(PING, ACK, 0, [1; 8])).await;
@@ -239,86 +235,20 @@ async fn what_a_library_says_of_a_clients_frames_does_not_fill_the_log() {
     client.put(get(1, "/")).await;
     fake.accept().await.answer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     client.until(HEADERS).await;
-    let mut said = Vec::new();
-    while let Ok(line) = gateway.log.try_recv() {
-        said.push(line);
-    }
+    let said = gateway.said();
     assert!(
         said.iter().all(|line| line["target"].as_str().is_some_and(|target| target.starts_with("portcullis"))),
         "{said:?}"
     );
 }
 
-/// The gateway as a process of its own.
-struct Process {
-    child: Child,
-    _directory: TempDir,
-    log: mpsc::UnboundedReceiver<serde_json::Value>,
-}
-
-impl Process {
-    /// Starts one before this instance; where it listens.
-    async fn before(instance: &Fake) -> (Self, SocketAddr) {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("gateway.toml");
-        let toml = format!(
-            "[admin]\naddress = \"127.0.0.1:0\"\n[listener.web]\naddress = \"127.0.0.1:0\"\n\
-             [service.a]\ninstances = [\"{}\"]\n[[route]]\nservice = \"a\"\n",
-            instance.address
-        );
-        std::fs::write(&file, toml).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(["run", "--log-format", "json"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (lines, log) = mpsc::unbounded_channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let _ = lines.send(serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}")));
-            }
-        });
-        let mut gateway = Self { child, _directory: directory, log };
-        let address = gateway.says("listening").await["address"].as_str().unwrap().parse().unwrap();
-        (gateway, address)
-    }
-
-    /// Waits for a line of the log with this message.
-    async fn says(&mut self, message: &str) -> serde_json::Value {
-        let line = async {
-            loop {
-                let line = self.log.recv().await.unwrap_or_else(|| panic!("it ended without saying {message:?}"));
-                if line["message"] == message {
-                    return line;
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), line)
-            .await
-            .unwrap_or_else(|_| panic!("it never said {message:?}"))
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().unwrap().success());
-    }
-
-    /// Waits for its end: how it ended, and what it wrote to standard output.
-    async fn end(mut self) -> (ExitStatus, String) {
-        let mut stdout = self.child.stdout.take().unwrap();
-        tokio::task::spawn_blocking(move || {
-            let mut written = String::new();
-            stdout.read_to_string(&mut written).unwrap();
-            (self.child.wait().unwrap(), written)
-        })
-        .await
-        .unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-    }
+/// Starts a process before this instance; where it listens.
+async fn before(instance: &Fake) -> (Process, SocketAddr) {
+    let (address, rest) = (instance.address, "[[route]]\nservice = \"a\"\n");
+    Process::start(&format!(
+        "[listener.web]\naddress = \"127.0.0.1:0\"\n[service.a]\ninstances = [\"{address}\"]\n{rest}"
+    ))
+    .await
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,9 @@ use super::files::FromFiles;
 use super::terms::{Tag, Terms};
 use super::{Counts, Files, Handshake, Shared, Tickets};
 
+/// What becomes of a host that no certificate is for.
+const REFUSED: &str = "clients that ask for it are refused";
+
 /// TLS at a door.
 pub struct Downstream {
     /// The listeners, in file order.
@@ -37,6 +40,7 @@ pub struct Downstream {
 /// A listener as the file has it.
 struct Member {
     name: Arc<str>,
+    hosts: Vec<HostPattern>,
     tls: ListenerTls,
     directory: PathBuf,
 }
@@ -116,6 +120,7 @@ impl Downstream {
             read.push(read_listener(&tls.value, directory, document, faults));
             members.push(Member {
                 name: named.name.value.as_str().into(),
+                hosts: named.value.hosts.iter().map(|host| host.value.clone()).collect(),
                 tls: tls.value.clone(),
                 directory: directory.to_owned(),
             });
@@ -129,7 +134,11 @@ impl Downstream {
                 return None;
             }
         };
-        warn_of_hosts_without_a_certificate(listeners, &current, document, faults);
+        for host in listeners.iter().flat_map(|listener| &listener.value.hosts) {
+            if let Some(said) = current.unserved(&host.value) {
+                faults.warning(document, host.span.clone(), said).label(REFUSED);
+            }
+        }
         let downstream = Arc::new(Self {
             listeners: members,
             by_host,
@@ -252,10 +261,13 @@ impl FromFiles for Downstream {
         wrong.map_or(Ok(()), Err)
     }
 
-    fn ending(&self, now: SystemTime) -> Vec<String> {
+    fn oddities(&self, now: SystemTime) -> Vec<String> {
         let current = self.current.load();
         let certificates = current.listeners.iter().flat_map(|ready| &ready.certificates);
-        certificates.filter_map(|certificate| certificate.ending(now)).collect()
+        let ending = certificates.filter_map(|certificate| certificate.ending(now));
+        let hosts = self.listeners.iter().flat_map(|member| &member.hosts);
+        let unserved = hosts.filter_map(|host| current.unserved(host)).map(|said| format!("{said}; {REFUSED}"));
+        ending.chain(unserved).collect()
     }
 }
 
@@ -273,6 +285,21 @@ impl Current {
         };
         let listeners = parts.into_iter().enumerate().map(ready).collect::<Result<_, _>>()?;
         Ok(Self { listeners })
+    }
+
+    /// What is to be said of a host that no certificate is for. A client that asks for it is refused, which is rarely
+    /// what was meant.
+    fn unserved(&self, host: &HostPattern) -> Option<String> {
+        let by_name = &self.listeners.first()?.by_name;
+        let has = match host {
+            // Nobody asks for an address by name.
+            HostPattern::Exact(name) => {
+                by_name.has(name) || name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok()
+            }
+            HostPattern::Wildcard(parent) => by_name.has_all_below(parent),
+            HostPattern::Any => true,
+        };
+        (!has).then(|| format!("no certificate of this address is for `{host}`"))
     }
 }
 
@@ -299,28 +326,4 @@ fn read_listener(tls: &ListenerTls, directory: &Path, document: &Document, fault
         faults.error(document, at.clone(), sentence);
     });
     certificates.filter(|certificates| !certificates.is_empty()).zip(terms.ok())
-}
-
-/// A client that asks for such a host is refused, which is rarely what was meant.
-fn warn_of_hosts_without_a_certificate(
-    listeners: &[&Named<Listener>],
-    current: &Current,
-    document: &Document,
-    faults: &mut Faults,
-) {
-    let Some(by_name) = current.listeners.first().map(|ready| &ready.by_name) else { return };
-    for host in listeners.iter().flat_map(|listener| &listener.value.hosts) {
-        let has = match &host.value {
-            // Nobody asks for an address by name.
-            HostPattern::Exact(name) => {
-                by_name.has(name) || name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok()
-            }
-            HostPattern::Wildcard(parent) => by_name.has_all_below(parent),
-            HostPattern::Any => true,
-        };
-        if !has {
-            let said = format!("no certificate of this address is for `{}`", host.value);
-            faults.warning(document, host.span.clone(), said).label("clients that ask for it are refused");
-        }
-    }
 }

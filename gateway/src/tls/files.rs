@@ -14,7 +14,7 @@ use tracing::{info, warn};
 /// this, and only then told of.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// How often certificates that end soon are told of.
+/// How often it is told again what is odd.
 const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Something that was made from files, and can be made anew.
@@ -25,8 +25,8 @@ pub(super) trait FromFiles: Send + Sync + 'static {
     /// A file has changed. Takes over what it says now; with an error, which is a sentence, everything stays as it is.
     fn reread(&self, file: &Path) -> Result<(), String>;
 
-    /// A sentence for every certificate that ends soon.
-    fn ending(&self, now: SystemTime) -> Vec<String>;
+    /// A sentence for everything that is odd about what is in use, as a certificate that ends soon.
+    fn oddities(&self, now: SystemTime) -> Vec<String>;
 }
 
 /// Everything of a plan that was made from files.
@@ -90,7 +90,7 @@ impl Files {
                 }
                 () = sleep_until(reminder) => {
                     reminder += REMIND;
-                    self.0.iter().flat_map(|made| made.ending(SystemTime::now())).for_each(|said| warn!("{said}"));
+                    self.0.iter().flat_map(|made| made.oddities(SystemTime::now())).for_each(|said| warn!("{said}"));
                 }
             }
         }
@@ -104,6 +104,6 @@ impl Files {
 
     fn remind(&self, path: &Path) {
         let concerned = self.0.iter().filter(|made| made.files().iter().any(|(file, _)| file == path));
-        concerned.flat_map(|made| made.ending(SystemTime::now())).for_each(|said| warn!("{said}"));
+        concerned.flat_map(|made| made.oddities(SystemTime::now())).for_each(|said| warn!("{said}"));
     }
 }

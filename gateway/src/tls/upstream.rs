@@ -249,7 +249,7 @@ impl FromFiles for Upstream {
         Ok(())
     }
 
-    fn ending(&self, now: SystemTime) -> Vec<String> {
+    fn oddities(&self, now: SystemTime) -> Vec<String> {
         self.current.load().parts.certificate.iter().filter_map(|certificate| certificate.ending(now)).collect()
     }
 }

@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod http2;
 pub mod logged;
 pub mod pki;
+pub mod process;
 pub mod proxy;
 pub mod python;
 pub mod speaker;
