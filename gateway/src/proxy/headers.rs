@@ -247,7 +247,7 @@ fn introduce(
             append(headers, X_FORWARDED_FOR, written);
         }
         insert_new(headers, X_FORWARDED_PROTO, said_proto.unwrap_or(HeaderValue::from_static(scheme)));
-        if let Some(host) = said_host.or_else(|| host.or(headers.get(HOST)).cloned()) {
+        if let Some(host) = said_host.or_else(|| host.or_else(|| headers.get(HOST)).cloned()) {
             insert_new(headers, X_FORWARDED_HOST, host);
         }
         if let Some(client) = client {

@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -42,24 +42,29 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 /// The process's keys for tickets. Cloning shares them.
+///
+/// They are made when the first listener wants them: the first randomness takes the library 40 milliseconds, which is most of
+/// what a command takes for a small file.
 #[derive(Clone)]
-pub struct Tickets(Option<Arc<dyn ProducesTickets>>);
+pub struct Tickets(Arc<LazyLock<Option<Arc<dyn ProducesTickets>>>>);
 
 impl Default for Tickets {
     fn default() -> Self {
-        let keys = Ticketer::new();
-        if let Err(error) = &keys {
-            // Without randomness there are no handshakes either; whoever tries one will hear of it.
-            tracing::error!(%error, "cannot make keys for session tickets; every handshake will be a full one");
-        }
-        Self(keys.ok())
+        Self(Arc::new(LazyLock::new(|| {
+            let keys = Ticketer::new();
+            if let Err(error) = &keys {
+                // Without randomness there are no handshakes either; whoever tries one will hear of it.
+                tracing::error!(%error, "cannot make keys for session tickets; every handshake will be a full one");
+            }
+            keys.ok()
+        })))
     }
 }
 
 impl Tickets {
     /// Tickets that are good under these terms only.
     pub(super) fn under(&self, tag: Tag) -> Option<Arc<dyn ProducesTickets>> {
-        let keys = self.0.clone()?;
+        let keys = LazyLock::force(&self.0).clone()?;
         Some(Arc::new(UnderTerms { keys, tag }))
     }
 
