@@ -76,7 +76,7 @@ impl Watch {
             watch: Some(self),
         };
         // Nobody reads these bodies, so nobody would come to their end.
-        if answer.is_bodiless() || body.is_end_stream() {
+        if answer.is_bodiless() || body.is_end_stream() || answer.is_for_nobody() {
             answer.end(None);
             return http::Response::from_parts(head, Watched { body, answer: None });
         }
@@ -144,6 +144,11 @@ struct Answer {
 impl Answer {
     fn is_bodiless(&self) -> bool {
         self.watch.as_ref().is_some_and(|watch| is_bodiless(watch.exchange.method(), self.status))
+    }
+
+    /// Whether the client is gone whom it is for. Its status is for the log.
+    fn is_for_nobody(&self) -> bool {
+        self.cause == Some(Cause::ClientClosed) && self.status == Cause::ClientClosed.status()
     }
 
     fn end(mut self, broken: Option<Cause>) {

@@ -114,4 +114,6 @@ async fn a_client_that_breaks_its_connection_in_a_body_is_told_nothing() {
     instance.rest().await;
     let line = target.line().await;
     assert_eq!((&line["status"], &line["cause"]), (&499.into(), &"client_closed".into()), "{line}");
+    // The length of the answer that it did not get stood there.
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&3.into(), &0.into()), "{line}");
 }
