@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -609,7 +608,7 @@ async fn what_is_no_handshake_is_closed_and_harms_nobody() {
     assert_eq!(handshakes(&gateway, "malformed").await, 5.0);
 
     // A real beginning, cut at every octet.
-    let hello = client_hello(&stage).await;
+    let hello = TlsClient::new(&stage.authority).hello("a.example").await;
     for end in (0..hello.len()).step_by(7) {
         let mut wire = Wire::connect(gateway.address).await;
         wire.put(&hello[..end]).await;
@@ -617,21 +616,6 @@ async fn what_is_no_handshake_is_closed_and_harms_nobody() {
     }
     until("each was noticed", async || handshakes(&gateway, "closed").await >= (hello.len() / 7) as f64).await;
     assert!(TlsClient::new(&stage.authority).get(gateway.address, "a.example", "/hello").await.is_ok());
-}
-
-/// What a client sends first.
-async fn client_hello(stage: &Stage) -> Vec<u8> {
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address: SocketAddr = socket.local_addr().unwrap();
-    let client = TlsClient::new(&stage.authority);
-    let asking = tokio::spawn(async move { client.connect(address, "a.example").await.is_ok() });
-    let mut wire = Wire::new(socket.accept().await.unwrap().0);
-    let header = wire.take(5).await;
-    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-    let hello = [header, wire.take(length).await].concat();
-    drop(wire);
-    assert!(!asking.await.unwrap());
-    hello
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl Handshakes {
     {
         // Whoever waited for a place would hold a connection and take its time twice.
         let Some(_place) = self.places.take(manners.handshakes) else {
-            self.failed(tls, peer, Handshake::TooMany, "there are too many in progress");
+            self.failed(tls, peer, Handshake::TooMany, "as many are in progress as `limits.handshakes` allows");
             return None;
         };
         let accepted = match manners.handshake {
@@ -50,7 +50,7 @@ impl Handshakes {
                 None
             }
             Err(_) => {
-                self.failed(tls, peer, Handshake::Timeout, "it took too long");
+                self.failed(tls, peer, Handshake::Timeout, "it took longer than `timeouts.handshake`");
                 None
             }
         }

@@ -1,7 +1,5 @@
 //! A handshake with a client, from its first byte on.
 
-use std::fmt;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
@@ -9,17 +7,18 @@ use portcullis_config::TlsVersion;
 use portcullis_middleware::Tls;
 use portcullis_middleware::router::fold_host;
 use rustls::server::Acceptor;
-use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
+use rustls::{Error, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::client::identity;
 use super::downstream::Secured;
+use super::refused::Refused;
 use super::terms::HTTP2;
 use super::{Downstream, tickets};
 
 /// The first byte of every TLS connection: the record is one of a handshake.
-const HANDSHAKE: u8 = 0x16;
+pub(super) const HANDSHAKE: u8 = 0x16;
 
 /// A fatal alert that says that nobody here has the name (RFC 6066 §3).
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
@@ -37,54 +36,6 @@ pub struct Accepted<S> {
     pub secured: Secured,
     /// Whether HTTP/2 was agreed on. If not, it is HTTP/1.1.
     pub http2: bool,
-}
-
-/// Why there was no handshake.
-#[derive(Debug)]
-pub enum Refused {
-    /// The client went away in the middle of it.
-    Closed,
-    /// The client speaks HTTP without TLS.
-    Plaintext,
-    /// The client asks for a name that nobody here has.
-    UnknownName(String),
-    /// The client has no certificate, or one that is no good.
-    ClientCertificate(String),
-    /// Client and listener have no version or method in common.
-    Incompatible(String),
-    /// The client does not accept what it was offered, as it does with a certificate that it cannot verify.
-    ByClient(String),
-    /// What came is no handshake.
-    Malformed(String),
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => f.write_str("the client went away during the handshake"),
-            Self::Plaintext => f.write_str("the client speaks HTTP without TLS"),
-            Self::UnknownName(name) => write!(f, "no certificate and listener here are for `{}`", name.escape_debug()),
-            Self::ClientCertificate(error) => write!(f, "the client's certificate is refused: {error}"),
-            Self::Incompatible(error) => write!(f, "the client has nothing in common with this listener: {error}"),
-            Self::ByClient(error) => write!(f, "the client broke the handshake off: {error}"),
-            Self::Malformed(error) => write!(f, "what came is no handshake: {error}"),
-        }
-    }
-}
-
-impl Refused {
-    /// What is counted.
-    pub fn result(&self) -> Result {
-        match self {
-            Self::Closed => Result::Closed,
-            Self::Plaintext => Result::Plaintext,
-            Self::UnknownName(_) => Result::UnknownName,
-            Self::ClientCertificate(_) => Result::ClientCertificate,
-            Self::Incompatible(_) => Result::Incompatible,
-            Self::ByClient(_) => Result::ByClient,
-            Self::Malformed(_) => Result::Malformed,
-        }
-    }
 }
 
 impl Downstream {
@@ -105,7 +56,7 @@ impl Downstream {
                 Some(_) => first = false,
             }
             while !bytes.is_empty() {
-                acceptor.read_tls(&mut bytes).map_err(|error| Refused::Malformed(error.to_string()))?;
+                acceptor.read_tls(&mut bytes).map_err(|error| Refused::unreadable(&error))?;
             }
             match acceptor.accept() {
                 Ok(Some(hello)) => break hello,
@@ -114,7 +65,7 @@ impl Downstream {
                     let mut said = Vec::new();
                     let _ = alert.write_all(&mut said);
                     farewell(&mut stream, &said).await;
-                    return Err(explain(error));
+                    return Err(Refused::of(&error, TlsVersion::V1_2));
                 }
             }
         };
@@ -123,19 +74,21 @@ impl Downstream {
             farewell(&mut stream, &UNRECOGNIZED_NAME).await;
             return Err(Refused::UnknownName(name.unwrap_or_default()));
         };
+        let refused = |error| Refused::of(&error, offer.min_version);
         let started = StartHandshake::from_parts(hello, stream);
         // In a block: it looks at the client's tickets before it is polled.
         let shaking = async { started.into_stream(offer.server.clone()).await };
-        let stream = tickets::of_one_handshake(shaking).await.map_err(explain_io)?;
+        let stream = tickets::of_one_handshake(shaking).await;
+        let stream = stream.map_err(|error| error.downcast().map_or(Refused::Closed, refused))?;
 
         let (_, connection) = stream.get_ref();
         let certificate = match connection.peer_certificates().and_then(<[_]>::first) {
             // It was good a moment ago, when it was verified or the ticket was looked at.
             Some(leaf) => {
-                Some(identity(leaf, SystemTime::now()).map_err(|error| explain(Error::InvalidCertificate(error)))?)
+                Some(identity(leaf, SystemTime::now()).map_err(|error| refused(Error::InvalidCertificate(error)))?)
             }
             None if offer.needs_a_certificate => {
-                return Err(Refused::ClientCertificate("there is none".to_owned()));
+                return Err(refused(Error::NoCertificatesPresented));
             }
             None => None,
         };
@@ -155,9 +108,10 @@ impl Downstream {
 
 /// The first byte is none of TLS'.
 async fn refuse_first(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Refused {
-    // Methods are upper-case letters, also those of HTTP/2's preface.
-    if !bytes.iter().take(3).all(u8::is_ascii_uppercase) {
-        return Refused::Malformed("it does not begin like one".to_owned());
+    // Methods are upper-case letters and then a space, also that of HTTP/2's preface.
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    if method == 0 || bytes.get(method).is_some_and(|behind| *behind != b' ') {
+        return Refused::no_tls(bytes.first().copied().unwrap_or_default());
     }
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{THIS_IS_TLS}",
@@ -171,24 +125,6 @@ async fn refuse_first(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> R
 async fn farewell(stream: &mut (impl AsyncWrite + Unpin), said: &[u8]) {
     if stream.write_all(said).await.is_ok() {
         let _ = stream.shutdown().await;
-    }
-}
-
-fn explain_io(error: io::Error) -> Refused {
-    match error.downcast::<Error>() {
-        Ok(error) => explain(error),
-        Err(_) => Refused::Closed,
-    }
-}
-
-fn explain(error: Error) -> Refused {
-    match error {
-        Error::NoCertificatesPresented => Refused::ClientCertificate("there is none".to_owned()),
-        Error::InvalidCertificate(_) => Refused::ClientCertificate(error.to_string()),
-        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Refused::Incompatible(error.to_string()),
-        Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => Refused::Closed,
-        Error::AlertReceived(_) => Refused::ByClient(error.to_string()),
-        _ => Refused::Malformed(error.to_string()),
     }
 }
 

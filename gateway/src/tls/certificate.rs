@@ -148,15 +148,19 @@ impl Certificate {
 
 fn ending(path: &Path, not_after: SystemTime, now: SystemTime) -> Option<String> {
     let path = path.display();
-    let days = |time: Duration| match time.as_secs() / DAY {
+    match not_after.duration_since(now) {
+        Ok(left) if left >= SOON => None,
+        Ok(left) => Some(format!("the certificate `{path}` expires in {}", days(left.as_secs()))),
+        Err(past) => Some(format!("the certificate `{path}` expired {} ago", days(past.duration().as_secs()))),
+    }
+}
+
+/// So many seconds, in words.
+pub(super) fn days(seconds: u64) -> String {
+    match seconds / DAY {
         0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),
         days => format!("{days} days"),
-    };
-    match not_after.duration_since(now) {
-        Ok(left) if left >= SOON => None,
-        Ok(left) => Some(format!("the certificate `{path}` expires in {}", days(left))),
-        Err(past) => Some(format!("the certificate `{path}` expired {} ago", days(past.duration()))),
     }
 }
 

@@ -86,6 +86,7 @@ pub struct Expiry {
 pub(super) struct Offer {
     pub(super) listener: Option<Arc<str>>,
     pub(super) tag: Tag,
+    pub(super) min_version: TlsVersion,
     pub(super) server: Arc<ServerConfig>,
     pub(super) needs_a_certificate: bool,
 }
@@ -169,6 +170,7 @@ impl Downstream {
         Some(Offer {
             listener,
             tag: ready.tag,
+            min_version: ready.terms.min_version,
             server: ready.server.clone(),
             needs_a_certificate: ready.terms.require_a_certificate(),
         })

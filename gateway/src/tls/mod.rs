@@ -12,6 +12,7 @@ mod choose;
 mod client;
 mod downstream;
 mod files;
+mod refused;
 mod terms;
 mod tickets;
 mod upstream;
@@ -22,9 +23,10 @@ use portcullis_config::TlsVersion;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{SupportedProtocolVersion, version};
 
-pub use accept::{Accepted, Counts, Refused, Result as Handshake};
+pub use accept::{Accepted, Counts, Result as Handshake};
 pub use downstream::{Downstream, Expiry, Secured};
 pub use files::Files;
+pub use refused::Refused;
 pub use tickets::Tickets;
 pub use upstream::{Builder, Upstream, Upstreams, is_to_blame};
 

@@ -25,7 +25,7 @@ const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 /// A listener's terms.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
-    min_version: TlsVersion,
+    pub(super) min_version: TlsVersion,
     client: Option<Client>,
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -17,6 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::Wire;
 
 /// Signs certificates.
 pub struct Authority {
@@ -153,6 +156,19 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// One that can do less than others.
+    pub fn without(
+        authority: &Authority,
+        version: &'static SupportedProtocolVersion,
+        change: impl FnOnce(&mut CryptoProvider),
+    ) -> Self {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        change(&mut provider);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
+        let config = builder.unwrap().with_root_certificates(authority.roots()).with_no_client_auth();
+        Self(Arc::new(config))
+    }
+
     fn build(authority: &Authority, versions: &[&'static SupportedProtocolVersion], own: Option<&Issued>) -> Self {
         let roots = authority.roots();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -178,6 +194,20 @@ impl TlsClient {
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         Ok(Secure(TlsConnector::from(self.0.clone()).connect(name, stream).await?))
+    }
+
+    /// What it sends first.
+    pub async fn hello(&self, name: &'static str) -> Vec<u8> {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, client) = (socket.local_addr().unwrap(), self.clone());
+        let asking = tokio::spawn(async move { client.connect(address, name).await.is_ok() });
+        let mut wire = Wire::new(socket.accept().await.unwrap().0);
+        let header = wire.take(5).await;
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        let hello = [header, wire.take(length).await].concat();
+        drop(wire);
+        assert!(!asking.await.unwrap());
+        hello
     }
 
     /// Asks once, over a new connection; the head and the body of the answer.
