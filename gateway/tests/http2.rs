@@ -16,11 +16,12 @@ use support::logged::Logged;
 use support::pki::{Authority, TlsClient};
 use support::proxy::endless;
 use support::speaker::{
-    ACK, DATA, END_HEADERS, GOAWAY, HEADERS, NO_ERROR, PING, RST_STREAM, SETTINGS, Speaker, asks, block, frame,
-    get as get_frame,
+    ACK, DATA, END_HEADERS, GOAWAY, HEADERS, NO_ERROR, PING, PREFACE, RST_STREAM, SETTINGS, Speaker, asks, block,
+    frame, get as get_frame,
 };
 use support::{Fake, header};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const HELLO: &str = "[[route]]\nmatch = { path = \"/hello\" }\nrespond = { body = \"hello\" }\n";
@@ -59,6 +60,32 @@ async fn a_client_that_offers_it_in_the_handshake_gets_http_2() {
     let url = format!("https://a.example:{}/hello", gateway.address.port());
     let args = ["--http2", "--cacert", ca.to_str().unwrap(), "--resolve", &resolve, &url];
     assert_eq!(curl(args.map(str::to_owned).to_vec()).await, "hello 200 2");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_tls_without_a_farewell_has_asked_for_no_more_than_it_has() {
+    // It was remembered as one more request, which was refused because it asks for another protocol with a body.
+    let (authority, directory) = (Authority::new("test authority"), TempDir::new().unwrap());
+    let certificate = authority.issue(&["a.example"]).write(directory.path(), "a");
+    let target = Logged::with(&format!("tls = {{ certificates = [{certificate}] }}\n{HELLO}")).await;
+    let client = TlsClient::new(&authority).offering(&["h2"]);
+    for (asked, answer) in [(Vec::new(), &[0, 0, 0, SETTINGS, ACK][..]), (get_frame(1, "/hello"), b"hello")] {
+        let mut stream = client.connect(target.address, "a.example").await.unwrap().into_stream();
+        stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, []), &asked].concat()).await.unwrap();
+        let mut come = Vec::new();
+        while !come.windows(answer.len()).any(|window| window == answer) {
+            assert_ne!(stream.read_buf(&mut come).await.unwrap(), 0, "{come:?}");
+        }
+        stream.into_inner().0.shutdown().await.unwrap();
+    }
+    let gone = async {
+        while target.server.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("both are gone");
+    let line = target.line().await;
+    assert_eq!((&line["path"], &line["status"]), (&"/hello".into(), &200.into()), "{line}");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) struct Course {
     moved: AtomicU64,
     /// Whether an answer said that the connection is not to be used again.
     last: AtomicBool,
-    /// Whether h2 has closed it.
+    /// Whether h2 has closed it, or the client is gone.
     closed: AtomicBool,
     /// Why the connection is closed before the last answer was over, if it is not the client's doing.
     broken: OnceLock<Cause>,
@@ -73,7 +73,7 @@ impl Course {
         self.last.load(Relaxed)
     }
 
-    /// h2 closes the connection.
+    /// h2 closes the connection, or the client is gone.
     pub(super) fn close(&self) {
         self.closed.store(true, Relaxed);
     }

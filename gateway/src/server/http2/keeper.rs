@@ -62,7 +62,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Keeper<I> {
         }
         let before = buffer.filled().len();
         if this.read.is_empty() {
-            ready!(this.io()?.poll_read(context, buffer))?;
+            let read = ready!(this.io()?.poll_read(context, buffer));
+            // h2 takes a client that leaves TLS without a farewell for one that is done, and closes nothing itself then.
+            read.inspect_err(|_| this.course.close())?;
         } else {
             let count = this.read.len().min(buffer.remaining());
             buffer.put_slice(&this.read[..count]);
