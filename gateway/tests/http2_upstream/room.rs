@@ -1,5 +1,6 @@
 //! Who finds no room: they expect a stream on a connection that is being opened, or wait in the queue.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::support::Fake;
 use super::support::frames::Peer;
 use super::support::proxy::*;
+use super::support::speaker::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS, block, frame};
 use super::{once, policy, until};
 
 /// A proxy to one instance with so much room.
@@ -179,4 +181,50 @@ async fn one_idle_connection_of_other_workers_makes_room_and_no_more() {
     tokio::join!(timeout(Duration::from_secs(5), instance), scenario).0.unwrap();
     others.into_iter().for_each(|other| other.join().unwrap());
     assert_eq!((proxy.counts().created, proxy.counts().closed[Closed::Surplus as usize]), (3, 1));
+}
+
+/// Answers one request of a connection, says goodbye, and is gone at once, as a thread of its own.
+fn answer_and_leave(mut stream: std::net::TcpStream) -> std::io::Result<()> {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface)?;
+    stream.write_all(&frame(SETTINGS, 0, 0, ""))?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        std::io::copy(&mut (&stream).take(length), &mut std::io::sink())?;
+        if head[3] == HEADERS {
+            let last = &head[5..];
+            let answered = [
+                frame(HEADERS, END_HEADERS, u32::from_be_bytes(last.try_into().unwrap()), block(&[(":status", "200")])),
+                frame(DATA, END_STREAM, u32::from_be_bytes(last.try_into().unwrap()), "ok"),
+                frame(GOAWAY, 0, 0, [last, &[0; 4]].concat()),
+            ];
+            return stream.write_all(&answered.concat());
+        }
+    }
+}
+
+/// h2 says goodbye in return and then waits for that to be written. Where the instance was gone by then, and another request
+/// had been written to it meanwhile, it waited for ever, and the connection held its room for as long.
+#[tokio::test]
+async fn an_instance_that_is_gone_with_its_goodbye_gives_its_room_back() {
+    let instance = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = instance.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in instance.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer_and_leave(stream));
+        }
+    });
+    let limits = Limits { open: 3, ..Limits::default() };
+    let proxy = Proxy::limited(service(&[address]), policy(), Overrides::default(), limits);
+    for round in 0..200 {
+        let answers: Vec<_> = (0..6).map(|_| proxy.send(get("/")).0).collect();
+        for answer in answers {
+            let answer = answer.await.unwrap();
+            assert_ne!(cause(&answer), Some(Cause::QueueFull), "{round}");
+            drop(answer);
+        }
+    }
+    until("all of them are closed", || proxy.counts().open == 0).await;
 }

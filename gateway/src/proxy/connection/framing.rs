@@ -207,7 +207,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framing<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Framing<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framing<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, data)
     }

@@ -41,6 +41,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How many streams that were given up are remembered for a second, so that what still comes for them is overlooked.
 const FORGOTTEN: usize = 1024;
 
+/// How long what an instance said before it went may wait to be read. h2 reads at once, or no more.
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
+
 /// A socket, or TLS over one.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 

@@ -4,12 +4,22 @@
 //! system break the connection off, so that writing fails here, most likely before the answer was read, which has come by
 //! then. hyper and h2 take the first error for the end and lose it. So an error of writing is kept to ourselves: what is
 //! written goes nowhere until all that has come was read, and the end that is read then is the end.
+//!
+//! h2 reads no more once it has said goodbye itself, and waits only for its goodbye to be written. So whoever waits for that
+//! looks whether anything was left unread, and waits for it to be read for a moment only.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
+
+/// How much is read by whoever only wants to know whether there is something to read, in bytes.
+const PEEK: usize = 2048;
 
 /// A connection to an instance that is heard to its end.
 pub(super) struct LastWords<S> {
@@ -18,11 +28,31 @@ pub(super) struct LastWords<S> {
     deaf: Option<io::ErrorKind>,
     /// Nothing is kept to ourselves: no more comes, or it comes for somebody who wants to know.
     told: bool,
+    /// What has come and was not read yet, as far as somebody has looked.
+    unread: Vec<u8>,
+    /// How long that may lie there, if whoever reads reads all that comes.
+    patience: Option<Duration>,
+    since: Option<Instant>,
+    alarm: Alarm,
 }
 
 impl<S> LastWords<S> {
+    /// Those of a connection whose reader waits for somebody to take what it reads, for however long.
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, deaf: None, told: false }
+        Self {
+            stream,
+            deaf: None,
+            told: false,
+            unread: Vec::new(),
+            patience: None,
+            since: None,
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Those of a connection whose reader takes all that comes, or reads no more at all.
+    pub(super) fn taken_within(stream: S, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..Self::new(stream) }
     }
 
     /// From here on another protocol is spoken, where either end may mean something else.
@@ -50,9 +80,42 @@ impl<S> LastWords<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> LastWords<S> {
+    /// Whoever has more to write waits here for what has come to be read. If nothing has, this is the end.
+    ///
+    /// h2 need not read it: that nothing more comes is no part of any message.
+    #[cold]
+    fn poll_unread(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // Such a reader comes to the end by itself, and there is always one: the connection is gone.
+        let Some(patience) = self.patience else { return Poll::Pending };
+        if self.unread.is_empty() {
+            let mut room = [0; PEEK];
+            let mut buffer = ReadBuf::new(&mut room);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                self.told = true;
+                return Poll::Ready(());
+            }
+            self.unread.extend_from_slice(buffer.filled());
+            // Whoever reads has been told that there is nothing.
+            context.waker().wake_by_ref();
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        ready!(self.alarm.poll_until(since.checked_add(patience), context));
+        self.told = true;
+        Poll::Ready(())
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for LastWords<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.unread.is_empty() {
+            let count = this.unread.len().min(buffer.remaining());
+            buffer.put_slice(&this.unread[..count]);
+            this.unread.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
         if this.deaf.is_some() && (read.is_err() || buffer.filled().len() == before) {
@@ -62,7 +125,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LastWords<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for LastWords<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LastWords<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if let Some(outcome) = this.in_vain() {
@@ -74,13 +137,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LastWords<S> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match this.in_vain() {
-            None => Pin::new(&mut this.stream).poll_flush(context),
-            // Whoever has more to write waits here, and is woken by what there is to read. There always is something: the
-            // connection is gone, so at least its end.
-            Some(Ok(())) => Poll::Pending,
-            Some(Err(error)) => Poll::Ready(Err(error)),
+        if this.deaf.is_some() && !this.told {
+            ready!(this.poll_unread(context));
         }
+        this.in_vain().map_or_else(|| Pin::new(&mut this.stream).poll_flush(context), Poll::Ready)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -135,6 +195,24 @@ mod tests {
         assert!(!matches!(words.read(&mut heard).await, Ok(1..)));
         assert!(words.flush().await.is_err() && words.write(b"in vain").await.is_err());
         words.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_reads_no_more_is_kept_waiting_for_a_moment_at_most() {
+        for said in [&b""[..], b"last words"] {
+            let (mut instance, stream) = UnixStream::pair().unwrap();
+            let mut words = LastWords::taken_within(stream, Duration::from_secs(1));
+            instance.write_all(said).await.unwrap();
+            drop(instance);
+            let begin = Instant::now();
+            assert_eq!(words.write(b"goodbye").await.unwrap(), 7);
+            assert!(words.flush().await.is_err());
+            assert_eq!(begin.elapsed().as_secs(), u64::from(!said.is_empty()), "{said:?}");
+            // What was looked at is not lost.
+            let mut heard = Vec::new();
+            words.read_to_end(&mut heard).await.unwrap();
+            assert_eq!(heard, said);
+        }
     }
 
     #[tokio::test]

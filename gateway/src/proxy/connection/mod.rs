@@ -132,7 +132,7 @@ impl Connector {
     }
 
     async fn http2(&self, stream: impl http2::Duplex + 'static, scheme: Scheme) -> Result<Fresh, Failure> {
-        match http2::Session::begin(Box::new(LastWords::new(stream)), scheme).await {
+        match http2::Session::begin(Box::new(LastWords::taken_within(stream, http2::GOODBYE)), scheme).await {
             Ok((session, driver)) => Ok(Fresh::Http2(session, driver)),
             // It refuses our certificate after the handshake, see `tls::is_to_blame`; by now that has become text.
             Err(error) if self.tls.is_some() && is_garbled(&error) => Err(self.distrusted(&error)),
