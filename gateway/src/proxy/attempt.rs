@@ -128,8 +128,13 @@ impl Message {
         };
         let introduction = self.introduction.as_deref();
         // What becomes a tunnel is no connection for others, and must not turn out to have gone stale while it was idle.
-        let fresh = !turn.may_reuse || self.asked.is_some() || introduction.is_some();
-        let way = connect(target, speak, timeouts, deadline, note.started(), fresh, introduction).await?;
+        let must_be_new = self.asked.is_some() || introduction.is_some();
+        let wanted = match turn {
+            Turn { may_reuse: false, is_last: true } => Wanted::Another,
+            Turn { may_reuse: true, .. } if !must_be_new => Wanted::Any,
+            _ => Wanted::NotIdle,
+        };
+        let way = connect(target, speak, timeouts, deadline, note.started(), wanted, introduction).await?;
         let (mut response, carrier) = match way {
             Way::Alone(lease) => {
                 let clocks = Clocks { timeouts, deadline, sent: note.connected(lease.is_reused()) };
@@ -289,6 +294,17 @@ impl Answering for &mut InFlight {
     }
 }
 
+/// Which connections will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    /// None that was idle: it may be gone.
+    NotIdle,
+    /// None that is there. Of those that are shared, one that is in use may be about to go, as an instance closes what it
+    /// opened together, and this is the last chance.
+    Another,
+}
+
 /// Which of a request's attempts one is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn {
@@ -351,18 +367,19 @@ async fn connect(
     timeouts: &Timeouts,
     deadline: Option<Instant>,
     now: Instant,
-    fresh: bool,
+    wanted: Wanted,
     introduction: Option<&Introduction>,
 ) -> Result<Way, Failure> {
     let limit = timeouts.connect.unwrap_or(NEVER);
     // A connection that is shared is watched by its driver, so that one which is gone is not among them.
     if speak != Speak::Http1
+        && wanted != Wanted::Another
         && let Some(seat) = target.pool.enter(now, limit)
     {
         return Ok(Way::Shared(seat));
     }
     if speak != Speak::Http2
-        && !fresh
+        && wanted == Wanted::Any
         && let Some(lease) = target.pool.reuse(now)
     {
         return Ok(Way::Alone(lease));
@@ -372,6 +389,7 @@ async fn connect(
     // Boxed, so that the requests which find an open connection have no room for it.
     let open = async {
         match introduction {
+            None if wanted == Wanted::Another && speak != Speak::Http1 => target.pool.open_another(speak, limit).await,
             None => target.pool.open(speak, limit).await,
             Some(introduction) => target.pool.open_for(introduction, limit).await,
         }

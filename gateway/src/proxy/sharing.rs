@@ -185,15 +185,30 @@ impl Pool {
             Claim::Instead(lease) => return Ok(Way::Alone(lease)),
             Claim::Room(permit) => permit,
         };
-        match self.connect(speak, None, limit).await? {
+        self.first(self.connect(speak, None, limit).await?, permit)
+    }
+
+    /// A connection that was not there before, or a stream on one, as long as there may be a further one. Those that are open
+    /// may be about to go as well as those that were tried.
+    pub(super) async fn open_another(self: &Arc<Self>, speak: Speak, limit: Duration) -> Result<Way, Failure> {
+        let permit = if self.sharing().may_open() { self.room.take() } else { None };
+        match permit {
+            Some(permit) => self.first(self.connect(speak, None, limit).await?, permit),
+            None => self.open(speak, limit).await,
+        }
+    }
+
+    /// The first use of a new connection.
+    fn first(self: &Arc<Self>, fresh: Fresh, permit: Permit) -> Result<Way, Failure> {
+        match fresh {
             Fresh::Http1(connection) => Ok(Way::Alone(self.begin(connection, permit))),
-            // The instance has learned it since.
             Fresh::Http2(session, driver) => {
+                // It may have learned that since.
                 self.keeps_to_http1.store(false, Relaxed);
                 let gone = Failure::new(Fault::Unsent, Cause::ResetBeforeHeaders);
                 let mut sharing = self.sharing();
                 self.adopt(&mut sharing, session, driver, permit);
-                self.admit(&mut sharing, Instant::now()).map(Way::Shared).ok_or(gone)
+                sharing.open.last_mut().and_then(|held| self.sit_down(held)).map(Way::Shared).ok_or(gone)
             }
         }
     }
@@ -262,20 +277,24 @@ impl Pool {
                 sharing.retire(index, Closed::Spent);
                 continue;
             }
-            // RFC 9113 §6.8: what comes after a GOAWAY nobody would answer.
-            let Some(opening) = held.session.open() else {
-                sharing.retire(index, Closed::Peer);
-                continue;
-            };
-            let reused = held.exchanges > 0;
-            held.exchanges += 1;
-            self.count().enter();
-            if reused {
-                self.count().reuse();
+            match self.sit_down(held) {
+                None => sharing.retire(index, Closed::Peer),
+                seat => return seat,
             }
-            let visit = Visit { pool: self.clone(), pulse: opening.pulse().clone() };
-            return Some(Seat { opening, visit, reused });
         }
+    }
+
+    /// A stream on this connection. RFC 9113 §6.8: what comes after a GOAWAY nobody would answer.
+    fn sit_down(self: &Arc<Self>, held: &mut Held) -> Option<Seat> {
+        let opening = held.session.open()?;
+        let reused = held.exchanges > 0;
+        held.exchanges += 1;
+        self.count().enter();
+        if reused {
+            self.count().reuse();
+        }
+        let visit = Visit { pool: self.clone(), pulse: opening.pulse().clone() };
+        Some(Seat { opening, visit, reused })
     }
 
     /// Opens one more connection. A task does, so that it comes about even if who asked for it goes away.

@@ -223,6 +223,26 @@ async fn what_an_instance_did_nothing_with_is_sent_again_whatever_it_is() {
     }
 }
 
+/// Those that an instance has opened together it may close together, and three attempts were over in no time.
+#[tokio::test]
+async fn the_last_attempt_takes_a_connection_that_was_not_there_before() {
+    let fake = Fake::new().await;
+    let proxy = Proxy::with(&[fake.address], Policy { retry: Retry { attempts: 2, ..Retry::default() }, ..policy() });
+    let (first, _) = proxy.send(get("/first"));
+    let mut old = Peer::taking(fake.accept().await, 1).await;
+    let stream = old.next().await;
+    let (second, exchange) = proxy.send(get("/second"));
+    let mut going = Raw::begin(fake.accept().await).await;
+    going.until(HEADERS).await;
+    stream.answer("ok");
+    assert_eq!(text(first.await.unwrap()).await, "ok");
+    going.send(GOAWAY, 0, 0, &[0; 8]).await;
+    let mut another = Peer::new(fake.accept().await).await;
+    another.next().await.answer("at last");
+    assert_eq!(text(second.await.unwrap()).await, "at last");
+    assert!(exchange.attempts().len() == 2 && !last(&exchange).reused);
+}
+
 #[tokio::test]
 async fn what_an_instance_may_have_done_is_sent_again_only_if_it_may_be_done_twice() {
     let fake = Fake::new().await;
