@@ -9,7 +9,7 @@ use tracing::info;
 use super::places::Places;
 use super::{Manners, Peer};
 use crate::lines::Lines;
-use crate::tls::{Accepted, Downstream, Handshake};
+use crate::tls::{Accepted, Downstream, Handshake, Refused};
 
 /// The handshakes of an address that are in progress, on all workers.
 #[derive(Debug, Default)]
@@ -44,6 +44,11 @@ impl Handshakes {
             Ok(Ok(accepted)) => {
                 tls.count(if accepted.secured.tls.resumed { Handshake::Resumed } else { Handshake::Full });
                 Some(accepted)
+            }
+            // As load balancers do that only look whether the port is open.
+            Ok(Err(Refused::Unbegun)) => {
+                tls.count(Handshake::Closed);
+                None
             }
             Ok(Err(refused)) => {
                 self.failed(tls, peer, refused.result(), &refused.to_string());

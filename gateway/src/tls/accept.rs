@@ -48,10 +48,11 @@ impl Downstream {
         let mut buffer = [0; 2048];
         let mut first = true;
         let hello = loop {
-            let length = stream.read(&mut buffer).await.map_err(|_| Refused::Closed)?;
+            let gone = || if first { Refused::Unbegun } else { Refused::Closed };
+            let length = stream.read(&mut buffer).await.map_err(|_| gone())?;
             let mut bytes = &buffer[..length];
             match bytes.first() {
-                None => return Err(Refused::Closed),
+                None => return Err(gone()),
                 Some(byte) if first && *byte != HANDSHAKE => return Err(refuse_first(&mut stream, bytes).await),
                 Some(_) => first = false,
             }
@@ -154,7 +155,7 @@ pub enum Result {
     Timeout,
     /// There were too many at once.
     TooMany,
-    /// With [`Refused::Closed`].
+    /// With [`Refused::Closed`] or [`Refused::Unbegun`].
     Closed,
     /// With [`Refused::Plaintext`].
     Plaintext,

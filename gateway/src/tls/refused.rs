@@ -14,6 +14,8 @@ const MOST: usize = 200;
 /// Why there was no handshake. Each holds what is to be said, if there is more than one thing to say.
 #[derive(Debug)]
 pub enum Refused {
+    /// The client went away without a word, as who only looks whether the port is open does.
+    Unbegun,
     /// The client went away in the middle of it.
     Closed,
     /// The client speaks HTTP without TLS.
@@ -33,6 +35,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unbegun => f.write_str("the client went away without a word"),
             Self::Closed => f.write_str("the client went away during the handshake"),
             Self::Plaintext => f.write_str("the client speaks HTTP without TLS; it was told to use https://"),
             Self::UnknownName(name) => write!(f, "no certificate and listener here are for `{}`", name.escape_debug()),
@@ -95,7 +98,7 @@ impl Refused {
     /// What is counted.
     pub fn result(&self) -> Result {
         match self {
-            Self::Closed => Result::Closed,
+            Self::Unbegun | Self::Closed => Result::Closed,
             Self::Plaintext => Result::Plaintext,
             Self::UnknownName(_) => Result::UnknownName,
             Self::ClientCertificate(_) => Result::ClientCertificate,
