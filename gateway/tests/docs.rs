@@ -4,10 +4,12 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use portcullis::Gateway;
 use portcullis_config::{Document, Faults};
 use support::pki::{Authority, replace};
+use support::process::Process;
 use tempfile::TempDir;
 
 #[test]
@@ -39,6 +41,38 @@ fn every_example_file_is_a_configuration_without_warnings() {
         let faults = check(&relative(&file), &fs::read_to_string(&file).expect("an example"));
         assert!(faults.is_empty(), "{}", faults.render(false));
     }
+}
+
+#[tokio::test]
+async fn the_commands_above_the_example_of_tls_do_what_it_says() {
+    let is_there = |tool: &str| Command::new(tool).arg("version").output().is_ok();
+    if !is_there("openssl") || !is_there("curl") {
+        return;
+    }
+    let text = fs::read_to_string(root().join("examples/tls.toml")).expect("an example");
+    let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let (make, ask) =
+        typed.split_at(typed.iter().position(|line| line.starts_with("portcullis run")).expect("a start"));
+    let directory = TempDir::new().expect("a directory");
+    let run = |script: &str| {
+        let ran = Command::new("sh").args(["-ec", script]).current_dir(directory.path()).output().expect("a shell");
+        assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).expect("text")
+    };
+    run(&make[1..].join("\n"));
+
+    // The ports of the example may be in use, and its files are elsewhere.
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let (plain, web) = (free().port().to_string(), free().port().to_string());
+    let moved = |text: &str| text.replace("8080", &plain).replace("8443", &web);
+    let mut toml = moved(&text);
+    for file in ["site.pem", "site.key", "partners.pem", "partners.key", "clients.pem"] {
+        toml = toml.replace(&format!("\"{file}\""), &format!("\"{}\"", directory.path().join(file).display()));
+    }
+    let _gateway = Process::start(&toml).await;
+    let answers: Vec<_> = ask[1..].iter().map(|line| run(&moved(line))).collect();
+    assert_eq!(answers[..2], ["hello, whoever you are\n", "hello, partner\n"]);
+    assert!(answers[2].contains(&format!("\r\nlocation: https://localhost:{web}/\r\n")), "{}", answers[2]);
 }
 
 /// As `portcullis check` does it: everything but the sockets.

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+use rcgen::{BasicConstraints, IsCa};
 use rustls::SignatureScheme::RSA_PSS_SHA256;
 use rustls::version::{TLS12, TLS13};
 use support::Wire;
-use support::pki::{Authority, TlsClient, replace};
+use support::pki::{Authority, SecureInstance, TlsClient, replace};
 use support::process::Process;
 
 /// A file with one listener for one host.
@@ -141,6 +142,10 @@ async fn what_is_no_handshake_is_told_from_one_that_fails() {
     assert_eq!(failed(&mut gateway).await, is("refused_by_client", reason));
 }
 
+/// What is said of a certificate as `openssl req -x509` makes it.
+const AN_AUTHORITYS: &str = "it is an authority's own (CA:TRUE), which is to sign others and speak for nobody; make it \
+                             anew with `-addext basicConstraints=critical,CA:FALSE`, or sign another one with it";
+
 #[tokio::test]
 async fn a_client_certificate_that_is_refused_says_why() {
     let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new("test authority"));
@@ -177,8 +182,38 @@ async fn a_client_certificate_that_is_refused_says_why() {
             known_as(clients.issue_with(&["me"], |params| params.extended_key_usages = vec![ServerAuth])),
             format!("{refused}: it is for other uses than that of a client (extended key usage)"),
         ),
+        (
+            known_as(clients.issue_with(&["me"], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))),
+            format!("{refused}: {AN_AUTHORITYS}"),
+        ),
     ] {
         assert!(client.get(address, "a.example", "/").await.is_err(), "{reason}");
         assert_eq!(failed(&mut gateway).await, is("client_certificate", &reason));
     }
+}
+
+/// A route to a service with this instance.
+fn to_instance(instance: SocketAddr, authority: &Authority, directory: &Path) -> String {
+    let ca = directory.join("ca.pem");
+    replace(&ca, &authority.pem);
+    format!(
+        "[listener.web]\naddress = \"127.0.0.1:0\"\n[[route]]\nservice = \"orders\"\n[service.orders]\n\
+         instances = [\"{instance}\"]\ntls = {{ ca = \"{}\" }}\nretry = {{ attempts = 1 }}\n",
+        ca.display()
+    )
+}
+
+async fn ask(address: SocketAddr) {
+    send(address, b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn an_authoritys_certificate_on_an_instance_is_refused_with_what_to_do() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new("internal"));
+    let issued = authority.issue_with(&[], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let address = SecureInstance::start(&issued, rustls::DEFAULT_VERSIONS, None).await.address;
+    let (mut gateway, address) = Process::start(&to_instance(address, &authority, directory.path())).await;
+    ask(address).await;
+    let line = gateway.says("TLS with an instance failed").await;
+    assert_eq!(line["error"], format!("the instance's certificate is refused: {AN_AUTHORITYS}"));
 }

@@ -28,7 +28,7 @@ pub use downstream::{Downstream, Expiry, Secured};
 pub use files::Files;
 pub use refused::Refused;
 pub use tickets::Tickets;
-pub use upstream::{Builder, Upstream, Upstreams, is_to_blame};
+pub use upstream::{Builder, Upstream, Upstreams, distrust, is_to_blame};
 
 /// What outlives plans.
 #[derive(Default)]

@@ -159,8 +159,18 @@ fn no_good(why: &CertificateError) -> String {
         }
         CertificateError::BadEncoding => format!("{SOME} cannot be read"),
         CertificateError::BadSignature => "a signature is wrong: of a certificate, or of the handshake".to_owned(),
+        why if is_an_authoritys(why) => AN_AUTHORITYS.to_owned(),
         why => format!("it cannot be verified ({})", quoted(why)),
     }
+}
+
+/// What is wrong with a certificate that `openssl req -x509` made by default.
+pub(super) const AN_AUTHORITYS: &str = "it is an authority's own (CA:TRUE), which is to sign others and speak for \
+     nobody; make it anew with `-addext basicConstraints=critical,CA:FALSE`, or sign another one with it";
+
+/// Whether somebody presents an authority's certificate as the own. The type of this error is not among rustls's.
+pub(super) fn is_an_authoritys(why: &CertificateError) -> bool {
+    matches!(why, CertificateError::Other(other) if format!("{:?}", other.0) == "CaUsedAsEndEntity")
 }
 
 /// The library's own words. Some of them may have come from the client.

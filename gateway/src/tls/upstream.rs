@@ -23,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use super::authorities::Authorities;
 use super::certificate::{self, Certificate, Pair};
 use super::files::FromFiles;
+use super::refused::{AN_AUTHORITYS, is_an_authoritys};
 use super::{Files, provider, versions};
 
 /// TLS towards the instances of a service.
@@ -282,6 +283,16 @@ pub fn is_to_blame(error: &(dyn Error + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+/// Why a handshake with an instance failed.
+pub fn distrust(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(why)) if is_an_authoritys(why) => {
+            format!("the instance's certificate is refused: {AN_AUTHORITYS}")
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl fmt::Debug for Upstream {

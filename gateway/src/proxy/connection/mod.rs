@@ -118,7 +118,7 @@ impl Connector {
         };
         // Otherwise what is offered is what may be spoken.
         let http1 = speak == Speak::Http1 && self.protocol == Protocol::Auto;
-        let stream = tls.connect(stream, host, http1).await.map_err(|error| self.distrusted(&error))?;
+        let stream = tls.connect(stream, host, http1).await.map_err(|error| self.distrusted(&tls::distrust(&error)))?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         match speak {
             Speak::Http2 if !is_http2 => Err(self.distrusted(&"it did not agree to speak HTTP/2 (ALPN)")),
