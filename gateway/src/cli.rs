@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portcullis_config::Faults;
 
+use crate::escaped::Escaped;
 use crate::plugins::Plugins;
 use crate::{app, demo, explain, health, reference};
 
@@ -94,7 +95,10 @@ impl Log {
             .map_err(|error| format!("the log level `{}` is no filter: {error}", self.log_level))?;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+            LogFormat::Text => {
+                let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+                log.with_ansi(is_terminal).fmt_fields(Escaped).init();
+            }
             LogFormat::Json => log.json().flatten_event(true).init(),
         }
         Ok(())

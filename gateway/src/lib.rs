@@ -33,6 +33,7 @@ pub mod balance;
 mod cli;
 mod demo;
 pub mod edge;
+mod escaped;
 pub mod explain;
 pub mod gateway;
 mod health;

@@ -217,3 +217,29 @@ async fn an_authoritys_certificate_on_an_instance_is_refused_with_what_to_do() {
     let line = gateway.says("TLS with an instance failed").await;
     assert_eq!(line["error"], format!("the instance's certificate is refused: {AN_AUTHORITYS}"));
 }
+
+#[tokio::test]
+async fn a_name_in_an_instances_certificate_makes_no_line_in_the_log() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new("internal"));
+    let issued = authority.issue_with(&[], |params| {
+        let evil = "evil\n2026-11-22T00:00:00Z ERROR fake: line".try_into().unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(evil)];
+    });
+    let instance = SecureInstance::start(&issued, rustls::DEFAULT_VERSIONS, None).await;
+    let toml = to_instance(instance.address, &authority, directory.path());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let file = directory.path().join("gateway.toml");
+    std::fs::write(&file, toml.replace("127.0.0.1:0", &free.to_string())).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["run", "--log-format", "text"]).arg(&file);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut gateway = command.spawn().unwrap();
+    let mut log = std::io::BufRead::lines(std::io::BufReader::new(gateway.stderr.take().unwrap()));
+    let mut line_with = |text: &str| log.by_ref().map(Result::unwrap).find(|line| line.contains(text)).unwrap();
+    line_with("listening");
+    ask(free).await;
+    let line = line_with("TLS with an instance failed");
+    assert!(line.contains(r"evil\n2026-11-22T00:00:00Z ERROR fake: line"), "{line}");
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+}
