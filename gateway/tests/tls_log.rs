@@ -243,3 +243,26 @@ async fn a_name_in_an_instances_certificate_makes_no_line_in_the_log() {
     gateway.kill().unwrap();
     gateway.wait().unwrap();
 }
+
+#[tokio::test]
+async fn an_instance_that_leaves_behind_the_handshake_is_not_said_to_speak_another_language() {
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new("internal"));
+    for (protocol, farewell) in [("h2", true), ("h2", false), ("auto", true), ("auto", false)] {
+        let instance = SecureInstance::leaving(&authority.issue(&[]), farewell).await;
+        let toml = to_instance(instance, &authority, directory.path());
+        let toml = toml.replace("[service.orders]\n", &format!("[service.orders]\nprotocol = \"{protocol}\"\n"));
+        let (mut gateway, address) = Process::start(&toml).await;
+        let mut wire = Wire::connect(address).await;
+        wire.put(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+        let answer = String::from_utf8(wire.rest().await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("reset_before_headers"), "{protocol}: {answer}");
+        let line = gateway
+            .says(
+                "an instance closed a connection behind the TLS handshake, before its first frame of HTTP/2; it may \
+                 have ended, or does it want a client's certificate (`tls.client`), or another one than it gets?",
+            )
+            .await;
+        assert_eq!(line["instance"], instance.to_string());
+        assert!(!line.to_string().contains("docs.rs"), "{line}");
+    }
+}

@@ -344,10 +344,7 @@ impl SecureInstance {
 
     /// One that answers with this, whatever is asked, and then closes the connection, with TLS' farewell or without.
     pub async fn closing(issued: &Issued, answer: &'static str, farewell: bool) -> SocketAddr {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
-        let config = builder.unwrap().with_no_client_auth().with_single_cert(vec![issued.der()], issued.key()).unwrap();
-        let (acceptor, socket) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (acceptor, socket) = (acceptor(issued, &[]), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = socket.local_addr().unwrap();
         tokio::spawn(async move {
             loop {
@@ -367,14 +364,24 @@ impl SecureInstance {
         address
     }
 
+    /// One that agrees to speak HTTP/2 and then closes the connection, with TLS' farewell or without.
+    pub async fn leaving(issued: &Issued, farewell: bool) -> SocketAddr {
+        let (acceptor, socket) = (acceptor(issued, &["h2"]), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let Ok(mut stream) = acceptor.accept(socket.accept().await.unwrap().0).await else { continue };
+                if farewell {
+                    let _ = stream.shutdown().await;
+                }
+            }
+        });
+        address
+    }
+
     /// One that offers these protocols, and answers with the one that was agreed on; and how often it shook hands.
     pub async fn speaking(issued: &Issued, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
-        let builder = builder.unwrap().with_no_client_auth();
-        let mut config = builder.with_single_cert(vec![issued.der()], issued.key()).unwrap();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let (acceptor, socket) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (acceptor, socket) = (acceptor(issued, protocols), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let (address, handshakes) = (socket.local_addr().unwrap(), Arc::<AtomicUsize>::default());
         let count = handshakes.clone();
         tokio::spawn(async move {
@@ -432,4 +439,14 @@ impl SecureInstance {
     pub fn seen(&self) -> Vec<(Option<String>, bool)> {
         self.seen.lock().unwrap().clone()
     }
+}
+
+/// Shakes hands with whoever comes.
+fn acceptor(issued: &Issued, protocols: &[&str]) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+    let builder = builder.unwrap().with_no_client_auth();
+    let mut config = builder.with_single_cert(vec![issued.der()], issued.key()).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
 }

@@ -136,6 +136,8 @@ impl Connector {
             Ok((session, driver)) => Ok(Fresh::Http2(session, driver)),
             // It refuses our certificate after the handshake, see `tls::is_to_blame`; by now that has become text.
             Err(error) if self.tls.is_some() && is_garbled(&error) => Err(self.distrusted(&error)),
+            // It had agreed to speak HTTP/2, so this is not about languages.
+            Err(error) if self.tls.is_some() && is_over(&error) => Err(self.left()),
             Err(error) => Err(self.misunderstood(&error)),
         }
     }
@@ -151,6 +153,18 @@ impl Connector {
             tracing::warn!(instance = %self.address, %error, "TLS with an instance failed");
         }
         Failure::new(Fault::Connect, Cause::TlsUpstream)
+    }
+
+    /// There was somebody, who left without a word after a handshake that was good.
+    fn left(&self) -> Failure {
+        if self.lines.one_more() {
+            tracing::warn!(
+                instance = %self.address,
+                "an instance closed a connection behind the TLS handshake, before its first frame of HTTP/2; it may have \
+                 ended, or does it want a client's certificate (`tls.client`), or another one than it gets?"
+            );
+        }
+        Failure::new(Fault::Connect, Cause::ResetBeforeHeaders)
     }
 
     /// There is somebody who speaks another language.
@@ -266,4 +280,9 @@ fn settle_length(request: &mut Outgoing) {
 /// Whether what came is no HTTP/2 because it is no TLS.
 fn is_garbled(error: &h2::Error) -> bool {
     error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+}
+
+/// Whether the instance closed the connection, in whatever way, and said nothing.
+fn is_over(error: &h2::Error) -> bool {
+    error.is_io() || error.reason() == Some(h2::Reason::NO_ERROR) && !error.is_remote()
 }
