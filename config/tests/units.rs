@@ -175,6 +175,10 @@ fn addresses_have_a_port() {
     );
     good("\"Orders.Internal:80\"", InstanceAddress::Name { host: "orders.internal".into(), port: 80 });
     good("\"unix:/run/o.sock\"", InstanceAddress::Unix("/run/o.sock".into()));
+    let both =
+        "`::1:9001` has no port; write for example \"[::1]:9001\" if `9001` is the port, else \"[::1:9001]:8080\"";
+    bad::<ListenAddress>("\"::1:9001\"", both);
+    bad::<InstanceAddress>("\"::1:9001\"", both);
     bad::<InstanceAddress>("\"orders\"", "`orders` has no port; write for example \"orders:8080\"");
     bad::<InstanceAddress>("\"orders:0\"", "`0` is not a port; it goes from 1 to 65535");
     bad::<InstanceAddress>("\"127.0.0.1:0\"", "`0` is not a port; it goes from 1 to 65535");

@@ -14,6 +14,16 @@ const LARGEST_WINDOW: u64 = (1 << 31) - 1;
 /// Every HTTP/2 connection begins with this (RFC 9113 §6.9.2), and it cannot be made smaller.
 const SMALLEST_CONNECTION_WINDOW: u64 = 65_535;
 
+/// Below these, in bytes, the shortest request of an ordinary client is refused.
+const SMALLEST_REQUEST_LINE: u64 = 64;
+const SMALLEST_HEADERS: u64 = 256;
+
+/// Each open request has room of its own, so a connection must not have any number of them.
+const MOST_STREAMS: u32 = 65_536;
+
+/// What is read of a request is kept until its headers end.
+const LARGEST_HEAD: u64 = 16 << 20;
+
 /// What holds a request's headers gives out not far above this.
 const MOST_HEADERS: usize = 16_384;
 
@@ -49,8 +59,18 @@ impl Check<'_> {
         ] {
             if limit == 0 {
                 let span = self.span_in(listener, &["limits", key]);
-                self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
+                let said = match key {
+                    "resets" | "stream_errors" | "control_frames" => {
+                        format!("`{key}` is 0, so the first one would end an HTTP/2 connection; write 1 or more")
+                    }
+                    _ => format!("`{key}` is 0, so listener `{name}` would refuse everyone"),
+                };
+                self.error(&span, said);
             }
+        }
+        if value.limits.streams > MOST_STREAMS {
+            let span = self.span_in(listener, &["limits", "streams"]);
+            self.error(&span, format!("`streams` goes up to {MOST_STREAMS}; no connection needs more at once"));
         }
         if value.limits.headers > MOST_HEADERS {
             let span = self.span_in(listener, &["limits", "headers"]);
@@ -80,12 +100,34 @@ impl Check<'_> {
             let span = self.span_in(listener, &["limits", key]);
             self.error(&span, said);
         }
-        let http1 = [("request_line", limits.request_line), ("header_size", limits.header_size)];
-        for (key, size) in http1.into_iter().chain(http2) {
+        for (key, size, so) in [
+            ("send_buffer", limits.send_buffer, "no HTTP/2 client would get the body of an answer"),
+            ("stream_window", limits.stream_window, "no HTTP/2 client could send a body"),
+            ("connection_window", limits.connection_window, "no HTTP/2 client could send a body"),
+        ] {
             if size.bytes() == 0 {
                 let span = self.span_in(listener, &["limits", key]);
-                self.error(&span, format!("`{key}` is 0, so listener `{name}` would refuse everyone"));
+                self.error(&span, format!("`{key}` is 0, so {so} at listener `{name}`"));
             }
+        }
+        for (key, size, least) in [
+            ("request_line", limits.request_line, SMALLEST_REQUEST_LINE),
+            ("header_size", limits.header_size, SMALLEST_HEADERS),
+            ("header_list", limits.header_list, SMALLEST_HEADERS),
+        ] {
+            let said = match size.bytes() {
+                bytes if bytes < least => {
+                    format!(
+                        "`{key}` is too small, so listener `{name}` would refuse everyone; it is at least \"{least}B\""
+                    )
+                }
+                bytes if bytes > LARGEST_HEAD && key != "header_list" => {
+                    format!("`{key}` is too large to bound anything; it is at most \"16MiB\"")
+                }
+                _ => continue,
+            };
+            let span = self.span_in(listener, &["limits", key]);
+            self.error(&span, said);
         }
     }
 

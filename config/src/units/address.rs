@@ -226,7 +226,14 @@ fn unix(text: &str) -> Result<Option<PathBuf>, String> {
 
 fn with_port(address: &str) -> String {
     if address.contains(':') {
-        return format!("\"[{address}]:8080\"");
+        let whole = format!("\"[{address}]:8080\"");
+        // `::1:8443` is an address, but whoever wrote it may have meant its end as a port.
+        return match address.rsplit_once(':') {
+            Some((host, port)) if host.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+                format!("\"[{host}]:{port}\" if `{port}` is the port, else {whole}")
+            }
+            _ => whole,
+        };
     }
     format!("\"{address}:8080\"")
 }
