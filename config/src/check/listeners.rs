@@ -16,7 +16,9 @@ const SMALLEST_CONNECTION_WINDOW: u64 = 65_535;
 
 /// Below these, in bytes, the shortest request of an ordinary client is refused.
 const SMALLEST_REQUEST_LINE: u64 = 64;
-const SMALLEST_HEADERS: u64 = 256;
+const SMALLEST_HEADER_SIZE: u64 = 256;
+/// HTTP/2 counts 32 bytes more for each header, and four are the request line.
+const SMALLEST_HEADER_LIST: u64 = 512;
 
 /// Each open request has room of its own, so a connection must not have any number of them.
 const MOST_STREAMS: u32 = 65_536;
@@ -112,8 +114,8 @@ impl Check<'_> {
         }
         for (key, size, least) in [
             ("request_line", limits.request_line, SMALLEST_REQUEST_LINE),
-            ("header_size", limits.header_size, SMALLEST_HEADERS),
-            ("header_list", limits.header_list, SMALLEST_HEADERS),
+            ("header_size", limits.header_size, SMALLEST_HEADER_SIZE),
+            ("header_list", limits.header_list, SMALLEST_HEADER_LIST),
         ] {
             let said = match size.bytes() {
                 bytes if bytes < least => {
