@@ -175,7 +175,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 /// The certificates in a PEM file, in order; there is at least one.
 pub(super) fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let path = path.display();
+    let (pem, path) = (unmarked(pem), path.display());
     if pem.trim_ascii().is_empty() {
         return Err(format!("`{path}` is empty"));
     }
@@ -188,12 +188,12 @@ pub(super) fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer
 }
 
 fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let path = path.display();
+    let (pem, path) = (unmarked(pem), path.display());
     if pem.trim_ascii().is_empty() {
         return Err(format!("`{path}` is empty"));
     }
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        pem::Error::NoItemsFound if contains(pem, b"ENCRYPTED PRIVATE KEY") => {
+        _ if contains(pem, b"ENCRYPTED PRIVATE KEY") || contains(pem, b"Proc-Type: 4,ENCRYPTED") => {
             format!("the key in `{path}` is encrypted; write it without a password: openssl pkey -in {path}")
         }
         pem::Error::NoItemsFound => {
@@ -211,6 +211,11 @@ fn broken(error: &pem::Error) -> &'static str {
         pem::Error::Base64Decode(_) => "a part is not base64",
         _ => "it cannot be read",
     }
+}
+
+/// Without the byte order mark that some editors write.
+fn unmarked(pem: &[u8]) -> &[u8] {
+    pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem)
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
@@ -302,6 +307,10 @@ mod tests {
         let ((cert, key), (_, other)) = (make(), make());
         let torn = &cert[..cert.len() / 2];
         let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        // As OpenSSL wrote them before PKCS #8.
+        let old = key
+            .replace("PRIVATE KEY-----\n", "EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0\n\n");
+        let old = old.replace("END PRIVATE", "END EC PRIVATE");
         let (cert_file, key_file) = (write("a.pem", &cert), write("a.key", &key));
         let cases = [
             (write("empty.pem", "\n"), key_file.clone(), Which::Cert, "empty.pem` is empty"),
@@ -311,6 +320,7 @@ mod tests {
             (cert_file.clone(), cert_file.clone(), Which::Key, "holds no private key"),
             (cert_file.clone(), write("empty.key", ""), Which::Key, "empty.key` is empty"),
             (cert_file.clone(), write("locked.key", &encrypted), Which::Key, "is encrypted"),
+            (cert_file.clone(), write("old.key", &old), Which::Key, "is encrypted"),
             (cert_file.clone(), write("other.key", &other), Which::Key, "is not the key of"),
         ];
         for (cert, key, file, sentence) in cases {
@@ -318,8 +328,8 @@ mod tests {
             assert_eq!(unusable.file, file, "{unusable}");
             assert!(unusable.sentence.contains(sentence), "{unusable}");
         }
-        // Both in one file is what some tools write.
-        let both = write("both.pem", &(key + &cert));
+        // Both in one file is what some tools write, and a byte order mark before it what some editors do.
+        let both = write("both.pem", &("\u{feff}".to_owned() + &key + &cert));
         let certificate = Pair { cert: both.clone(), key: both }.read().expect("a good pair");
         assert_eq!(certificate.names, ["a.example".to_owned()].into());
     }
