@@ -54,9 +54,9 @@ fn only_the_router() -> Vec<ChainItem> {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The request line: method, target and version.
+    /// The request line: method, target and version. From 64B to 16MiB.
     pub request_line: Size,
-    /// The request line and all headers together.
+    /// The request line and all headers together. From 256B to 16MiB.
     pub header_size: Size,
     /// How many headers a request may have.
     pub headers: usize,
@@ -64,7 +64,7 @@ pub struct Limits {
     pub connections: usize,
     /// How many TLS handshakes may be in progress at once.
     pub handshakes: usize,
-    /// How many requests an HTTP/2 connection may have open at once.
+    /// How many requests an HTTP/2 connection may have open at once; up to 65536.
     pub streams: u32,
     /// How much of a request's body an HTTP/2 client may send ahead of its reader.
     pub stream_window: Size,
@@ -72,7 +72,7 @@ pub struct Limits {
     pub connection_window: Size,
     /// How much of an answer is kept ready for an HTTP/2 client that does not take it yet.
     pub send_buffer: Size,
-    /// All headers of a request over HTTP/2 together, unpacked, with 32 bytes for each.
+    /// All headers of a request over HTTP/2 together, unpacked, with 32 bytes for each. At least 512B.
     pub header_list: Size,
     /// How many requests an HTTP/2 client may give up on one connection within 30 seconds.
     pub resets: u32,

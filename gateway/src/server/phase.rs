@@ -105,7 +105,7 @@ impl Phase {
         self.0.endless.store(true, Relaxed);
     }
 
-    fn is_whole(&self) {
+    fn came_to_its_end(&self) {
         self.0.endless.store(false, Relaxed);
     }
 
@@ -177,7 +177,7 @@ pin_project! {
             let this = this.project();
             let Some(body) = this.body.as_pin_mut() else { return };
             if body.is_end_stream() {
-                this.rest.0.is_whole();
+                this.rest.0.came_to_its_end();
             }
             if let Some(cause) = this.rest.0.broken() {
                 body.break_off(cause, 0);
@@ -197,7 +197,7 @@ impl<B: AnswerBody> HttpBody for UntilEnd<B> {
             None => Poll::Ready(None),
         };
         if let Poll::Ready(None) = frame {
-            this.rest.0.is_whole();
+            this.rest.0.came_to_its_end();
         }
         frame
     }
